@@ -1,0 +1,169 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a pass is given beside the model: passed explicitly, never ambient."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import onnx_ir as ir
+
+from burnish.passes.instrument import Event, Instrument
+from burnish.passes.report import PassReport
+
+if TYPE_CHECKING:
+    from burnish.backends.target import Target
+    from burnish.passes.base import Pass
+    from burnish.passes.calibration import CalibrationSource
+
+T = TypeVar("T")
+Place = ir.Node | ir.Value | str
+
+
+@dataclass
+class PassScope:
+    """A pass being run; falsy when an instrument holds it back."""
+
+    model: ir.Model
+    report: PassReport
+    event: Event
+
+    def __bool__(self) -> bool:
+        return not self.report.skipped
+
+
+@dataclass(frozen=True)
+class RewriteScope:
+    """A rewrite about to be done; falsy when an instrument holds it back."""
+
+    event: Event
+    allowed: bool
+
+    def __bool__(self) -> bool:
+        return self.allowed
+
+
+def _no_progress(items: Iterable[T], total: int | None, label: str) -> Iterable[T]:
+    return items
+
+
+@dataclass
+class PassContext:
+    """Everything a pass may ask for.
+
+    Attributes:
+        target: What the backend can run, and run fast.
+        calibration: Sample inputs, or None.
+        seed: Seed of every random choice.
+        instruments: Watchers of passes and rewrites.
+        progress: Wraps an iterable in a progress bar: (items, total, label) -> items.
+        warnings: One line each, for the report.
+        reports: One entry for each pass run at the top of the pipeline.
+    """
+
+    target: Target
+    calibration: CalibrationSource | None = None
+    seed: int = 0
+    instruments: Sequence[Instrument] = ()
+    progress: Callable[[Iterable[Any], int | None, str], Iterable[Any]] = _no_progress
+    warnings: list[str] = field(default_factory=list)
+    reports: list[PassReport] = field(default_factory=list)
+    _stack: list[PassScope] = field(default_factory=list, repr=False)
+    _passes: int = field(default=0, repr=False)
+    _rewrites: int = field(default=0, repr=False)
+    _edits: int = field(default=0, repr=False)
+    _analyses: dict[tuple[Any, int], tuple[int, Any, Any]] = field(default_factory=dict, repr=False)
+
+    @contextlib.contextmanager
+    def running(self, item: Pass, model: ir.Model) -> Iterator[PassScope]:
+        """Open the scope of one pass; `Pass.run` calls it."""
+        self._passes += 1
+        event = Event("pass", item.name, self._passes, str(item), item.name, item.lossless)
+        scope = PassScope(model, PassReport(str(item)), event)
+        siblings = self._stack[-1].report.members if self._stack else self.reports
+        siblings.append(scope.report)
+        if not all(instrument.should_run(event) for instrument in self.instruments):
+            scope.report.skipped = True
+            yield scope
+            return
+        self._stack.append(scope)
+        try:
+            yield from self._watched(event, scope)
+        finally:
+            self._stack.pop()
+
+    def _watched(self, event: Event, scope: PassScope) -> Iterator[PassScope]:
+        for instrument in self.instruments:
+            instrument.before(event, scope.model)
+        try:
+            yield scope
+        except BaseException as error:
+            for instrument in self.instruments:
+                instrument.failed(event, scope.model, error)
+            raise
+        for instrument in self.instruments:
+            instrument.after(event, scope.model)
+
+    @contextlib.contextmanager
+    def rewrite(self, rule: str, where: Place) -> Iterator[RewriteScope]:
+        """Open the scope of one rewrite: the one gate every change to a model goes through.
+
+            with ctx.rewrite("fold", node) as go:
+                if go:
+                    ...  # edit
+
+        The body must edit exactly when the scope is true.
+        """
+        scope = self._stack[-1]
+        self._rewrites += 1
+        event = Event("rewrite", rule, self._rewrites, _describe(where), scope.event.name)
+        entry = scope.report.rule(rule)
+        if not all(instrument.should_run(event) for instrument in self.instruments):
+            entry.skipped += 1
+            yield RewriteScope(event, False)
+            return
+        for instrument in self.instruments:
+            instrument.before(event, scope.model)
+        started = time.perf_counter()
+        try:
+            yield RewriteScope(event, True)
+        except BaseException as error:
+            for instrument in self.instruments:
+                instrument.failed(event, scope.model, error)
+            raise
+        entry.rewrites += 1
+        entry.seconds += time.perf_counter() - started
+        self._edits += 1
+        for instrument in self.instruments:
+            instrument.after(event, scope.model)
+
+    def refuse(self, rule: str, where: Place, reason: str) -> None:
+        """Record that a rule met a place it does not apply to, and why."""
+        self._stack[-1].report.rule(rule).refusals[reason] += 1
+
+    def warn(self, line: str) -> None:
+        """Put one line in front of the user, once."""
+        if line not in self.warnings:
+            self.warnings.append(line)
+
+    def analysis(self, compute: Callable[[Any], T], subject: Any) -> T:
+        """Return `compute(subject)`, cached until the next rewrite."""
+        key = (compute, id(subject))
+        found = self._analyses.get(key)
+        # The subject is kept beside its result so that its id cannot be reused meanwhile.
+        if found is None or found[0] != self._edits or found[1] is not subject:
+            found = (self._edits, subject, compute(subject))
+            self._analyses[key] = found
+        result: T = found[2]
+        return result
+
+
+def _describe(where: Place) -> str:
+    if isinstance(where, str):
+        return where
+    if where.name:
+        return where.name
+    return where.op_type if isinstance(where, ir.Node) else "?"
