@@ -1,0 +1,111 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Names of passes: built-in ones in a static table, third parties' by entry point.
+
+A third party's package declares, in its pyproject.toml:
+
+    [project.entry-points."burnish.passes"]
+    my-pass = "my_package:MyPass"      # a Pass class
+    my-rule = "my_package:my_rule"     # or a rule, which becomes a pass of its own
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+from functools import cache
+from importlib.metadata import EntryPoint, entry_points
+
+from burnish.errors import InputError
+from burnish.passes.base import Fixpoint, Pass
+
+ENTRY_POINT_GROUP = "burnish.passes"
+
+# Name -> "module:attribute"; imported on first use so that start-up stays cheap.
+BUILT_IN: dict[str, str] = {
+    "cleanup": "burnish.passes.cleanup:Cleanup",
+    "fold": "burnish.passes.cleanup.fold:Fold",
+    "dead-code": "burnish.passes.cleanup.dead_code:DeadCode",
+    "cse": "burnish.passes.cleanup.cse:CommonSubexpressions",
+    "dedup": "burnish.passes.cleanup.dedup:DeduplicateInitializers",
+    "simplify": "burnish.passes.cleanup.simplify:Simplify",
+    "constant-if": "burnish.passes.cleanup.constant_if:ConstantIf",
+    "upgrade": "burnish.passes.upgrade:Upgrade",
+    "fuse": "burnish.passes.fuse:Fuse",
+    "fuse-affine": "burnish.passes.fuse.affine:FuseAffine",
+    "fuse-activation": "burnish.passes.fuse.activation:FuseActivation",
+    "fuse-norm": "burnish.passes.fuse.norm:FuseNorm",
+    "fuse-pad": "burnish.passes.fuse.pad:FusePad",
+    "prune": "burnish.passes.prune:Prune",
+    "quant": "burnish.passes.quant:Quant",
+}
+
+
+def names() -> tuple[str, ...]:
+    """Return every name that can stand in a pipeline, sorted."""
+    return tuple(sorted({*BUILT_IN, *_third_party(), Fixpoint.name}))
+
+
+def lookup(name: str) -> type[Pass]:
+    """Return the pass class of a name.
+
+    Raises:
+        InputError: no such pass (with the nearest name), a clash of names, or a plugin that cannot
+            be imported.
+    """
+    third_party = _third_party()
+    if name in BUILT_IN:
+        module, _, attribute = BUILT_IN[name].partition(":")
+        found: type[Pass] = getattr(importlib.import_module(module), attribute)
+        return found
+    if name in third_party:
+        return _load(third_party[name])
+    raise InputError(f"unknown pass {name!r}", hint=nearest(name, names()))
+
+
+def nearest(word: str, candidates: tuple[str, ...]) -> str:
+    """Return a hint that names the candidate most like `word`, or all of them."""
+    close = difflib.get_close_matches(word, candidates, n=1)
+    return f"did you mean {close[0]!r}?" if close else f"known: {', '.join(candidates)}"
+
+
+@cache
+def _third_party() -> dict[str, EntryPoint]:
+    found: dict[str, EntryPoint] = {}
+    for entry in entry_points(group=ENTRY_POINT_GROUP):
+        if entry.name in BUILT_IN or entry.name == Fixpoint.name:
+            raise InputError(
+                f"plugin {_owner(entry)} names a pass {entry.name!r}, which is built in",
+                hint="rename it or uninstall the plugin",
+            )
+        if entry.name in found:
+            raise InputError(
+                f"plugins {_owner(found[entry.name])} and {_owner(entry)} both name a pass "
+                f"{entry.name!r}",
+                hint="uninstall one of them",
+            )
+        found[entry.name] = entry
+    return found
+
+
+def _owner(entry: EntryPoint) -> str:
+    return entry.dist.name if entry.dist is not None else entry.value
+
+
+def _load(entry: EntryPoint) -> type[Pass]:
+    from burnish.passes.rule import Rule, pass_of
+
+    try:
+        loaded = entry.load()
+    except Exception as error:
+        raise InputError(
+            f"pass {entry.name!r} of plugin {_owner(entry)} cannot be imported: {error}",
+            hint="reinstall the plugin or uninstall it",
+        ) from error
+    if isinstance(loaded, Rule):
+        return pass_of(entry.name, loaded)
+    if isinstance(loaded, type) and issubclass(loaded, Pass):
+        return loaded
+    raise InputError(
+        f"plugin {_owner(entry)}: {entry.value} is neither a Pass class nor a rule",
+        hint="see docs/writing-a-pass.md",
+    )
