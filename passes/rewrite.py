@@ -1,0 +1,230 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The rewrite driver: a worklist of nodes, indexed by root operator.
+
+Each node is looked at once, and again only if a rewrite near it may have enabled a match; nothing
+ever restarts from the top, so the work is linear in nodes plus rewrites.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict, deque
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import onnx_ir as ir
+
+from burnish.passes.context import PassContext
+from burnish.passes.edit import discard, remove_unused, replace_value, take_names
+from burnish.passes.match import Match, NearMiss, match_at
+from burnish.passes.pattern import Pattern
+from burnish.passes.rule import Builder, NoMatch, Operand, Rule
+from burnish.passes.shapes import infer_node, infer_shapes
+
+_Index = dict[tuple[str, str], list[tuple[Rule, Pattern]]]
+
+
+def apply_rules(model: ir.Model, rules: Sequence[Rule], ctx: PassContext) -> None:
+    """Apply rules to the main graph, its subgraphs and the functions, until none matches."""
+    infer_shapes(model)
+    _Driver(model.graph, model.opset_imports, rules, ctx, in_function=False).run()
+    for function in model.functions.values():
+        _Driver(function.graph, function.opset_imports, rules, ctx, in_function=True).run()
+
+
+class _Driver:
+    """Rewrites one graph and its subgraphs."""
+
+    def __init__(
+        self,
+        graph: ir.Graph,
+        opset_imports: dict[str, int],
+        rules: Sequence[Rule],
+        ctx: PassContext,
+        *,
+        in_function: bool,
+    ) -> None:
+        self.graph = graph
+        self.opset_imports = opset_imports
+        self.ctx = ctx
+        self.in_function = in_function
+        self.index: _Index = defaultdict(list)
+        self.depth = 0
+        opset = opset_imports.get("", 1)
+        for rule in rules:
+            if not rule.applies_to(opset):
+                continue
+            for pattern in rule.patterns:
+                self.depth = max(self.depth, pattern.depth)
+                for op_type in sorted(pattern.start.op_types):
+                    self.index[pattern.start.domain, op_type].append((rule, pattern))
+        self.queue: deque[ir.Node] = deque()
+        self.queued: set[ir.Node] = set()
+        self.unsorted: dict[int, ir.Graph] = {}
+        # One refusal a rule and node, so that revisits do not inflate the counts.
+        self.refused: set[tuple[str, ir.Node]] = set()
+
+    def run(self) -> None:
+        if not self.index:
+            return
+        for node in self.graph.all_nodes():
+            self.push(node)
+        while self.queue:
+            node = self.queue.popleft()
+            self.queued.discard(node)
+            if node.graph is not None:  # not removed meanwhile
+                self.visit(node)
+        for graph in self.unsorted.values():
+            graph.sort()
+
+    def push(self, node: ir.Node) -> None:
+        if node not in self.queued and (node.domain, node.op_type) in self.index:
+            self.queued.add(node)
+            self.queue.append(node)
+
+    def visit(self, node: ir.Node) -> None:
+        opset = self.opset_imports.get(node.domain, 1)
+        for rule, pattern in self.index[node.domain, node.op_type]:
+            near = NearMiss()
+            match = match_at(pattern, node, opset, near)
+            if match is None:
+                # Having matched half of the pattern is news; a lone root operator is not.
+                if near.nodes * 2 > pattern.depth and near.nodes > 1:
+                    self.refuse(rule, node, near.reason)
+                continue
+            if self.attempt(rule, pattern, match, node):
+                return
+
+    def refuse(self, rule: Rule, node: ir.Node, reason: str) -> None:
+        if (rule.name, node) not in self.refused:
+            self.refused.add((rule.name, node))
+            self.ctx.refuse(rule.name, node, reason)
+
+    def attempt(self, rule: Rule, pattern: Pattern, match: Match, node: ir.Node) -> bool:
+        """Build the replacement and, if nothing speaks against it, put it in place."""
+        builder = Builder(self.opset_imports)
+        made = rule.replace(builder, match.bindings(pattern), self.ctx)
+        reason = made.reason if isinstance(made, NoMatch) else self.objection(rule, builder, match)
+        if reason is None and len(pattern.roots) > 1:
+            reason = _makes_cycle(match)
+        if reason is not None:
+            discard(builder.nodes)
+            self.refuse(rule, node, reason)
+            return False
+        outputs = [item.value if isinstance(item, Operand) else item for item in _as_tuple(made)]
+        assert len(outputs) == len(pattern.roots), f"{rule.name} must return as many as its pattern"
+        with self.ctx.rewrite(rule.name, node) as go:
+            if go:
+                self.splice(pattern, match, node, builder, outputs)
+                return True
+        discard(builder.nodes)
+        return False
+
+    def objection(self, rule: Rule, builder: Builder, match: Match) -> str | None:
+        """Infer the new nodes, and say why the target cannot run one of them, if it cannot."""
+        for new in builder.nodes:
+            infer_node(new, self.opset_imports)
+        if rule.unsupported_ok:
+            return None
+        target = self.ctx.target
+        for new in builder.nodes:
+            opset = self.opset_imports.get(new.domain, 1)
+            first = next((value for value in new.inputs if value is not None), None)
+            dtype = first.dtype if first is not None else None
+            if not target.runs(new.op_type, new.domain, opset=opset, dtype=dtype):
+                kind = "" if dtype is None else f" of {dtype.name.lower()}"
+                return f"target {target.name} does not run {new.op_type}{kind} at opset {opset}"
+        return None
+
+    def splice(
+        self,
+        pattern: Pattern,
+        match: Match,
+        node: ir.Node,
+        builder: Builder,
+        outputs: list[ir.Value],
+    ) -> None:
+        graph = node.graph
+        assert graph is not None
+        matched = list(match.nodes.values())
+        kept = {id(n) for p, n in match.nodes.items() if p.shared}
+        leaves = match.leaves
+        for new in builder.nodes:
+            if new.domain not in self.opset_imports:
+                self.opset_imports[new.domain] = 1
+            if node.metadata_props:
+                new.metadata_props.update(node.metadata_props)
+        take_names(builder.nodes, builder.initializers, node, self.graph)
+        self.place_constants(graph, node, builder)
+        graph.insert_before(node, builder.nodes)
+        if len(pattern.roots) > 1:
+            self.unsorted[id(graph)] = graph
+        for root, new_value in zip(pattern.roots, outputs, strict=True):
+            replace_value(match.nodes[root.node].outputs[root.index], new_value)
+        remove_unused([n for n in matched if id(n) not in kept])
+        self.wake(builder.nodes, outputs, leaves)
+
+    def place_constants(self, graph: ir.Graph, node: ir.Node, builder: Builder) -> None:
+        """Register new constants; a function cannot hold initializers, so there they are nodes."""
+        for value in builder.initializers:
+            if not value.uses():
+                continue
+            if not self.in_function:
+                graph.register_initializer(value)
+                continue
+            constant = ir.Node("", "Constant", [], [ir.AttrTensor("value", value.const_value)])
+            constant.outputs[0].name = value.name
+            constant.outputs[0].shape, constant.outputs[0].type = value.shape, value.type
+            graph.insert_before(node, constant)
+            value.replace_all_uses_with(constant.outputs[0])
+
+    def wake(
+        self, new_nodes: Sequence[ir.Node], outputs: Iterable[ir.Value], leaves: list[ir.Value]
+    ) -> None:
+        """Queue every node whose matches the rewrite may have changed.
+
+        Those are the new nodes, what lies downstream of them within the depth of the deepest
+        pattern, and what lies downstream of a leaf that has just come down to a single user.
+        """
+        for new in new_nodes:
+            self.push(new)
+        seeds = [value for new in new_nodes for value in new.outputs]
+        seeds += list(outputs)
+        for leaf in leaves:
+            producer = leaf.producer()
+            if producer is not None and len(leaf.uses()) == 1:
+                seeds.append(leaf)
+        frontier, seen = seeds, set()
+        for _ in range(self.depth):
+            following: list[ir.Value] = []
+            for value in frontier:
+                for user in value.consumers():
+                    if user not in seen:
+                        seen.add(user)
+                        self.push(user)
+                        following += user.outputs
+            frontier = following
+
+
+def _as_tuple(made: Any) -> tuple[Any, ...]:
+    return made if isinstance(made, tuple) else (made,)
+
+
+def _makes_cycle(match: Match) -> str | None:
+    """Whether a leaf of a match with several outputs depends on one of its nodes.
+
+    Only such a match can become a cycle when fused: a path would leave it and come back.
+    """
+    inside = set(match.nodes.values())
+    pending = [leaf.producer() for leaf in match.leaves]
+    seen: set[ir.Node] = set()
+    while pending:
+        node = pending.pop()
+        if node is None or node in seen:
+            continue
+        if node in inside:
+            return "fusing would make a cycle"
+        seen.add(node)
+        pending += [value.producer() for value in node.inputs if value is not None]
+    return None
+
+
