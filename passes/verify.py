@@ -1,0 +1,117 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The structural verifier: is a model well formed? Linear in nodes, reads no weights."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import onnx_ir as ir
+
+
+def verify(model: ir.Model) -> list[str]:
+    """Return what is wrong with a model, one line each; empty if nothing is.
+
+    Checked, over the main graph, subgraphs and functions: names are unique in their scope, every
+    value is defined before it is used (so there are no cycles), outputs are named and defined, an
+    initializer has its tensor and agrees with it in dtype and shape, operator sets are imported,
+    and operators exist in the imported version of the standard domain.
+    """
+    problems: list[str] = []
+    _Scope(model.opset_imports, model, problems).graph(model.graph, set(), set())
+    for function in model.functions.values():
+        _Scope(function.opset_imports, model, problems).graph(function.graph, set(), set())
+    return problems
+
+
+class _Scope:
+    """Walks graphs that share operator set imports."""
+
+    def __init__(self, opsets: Mapping[str, int], model: ir.Model, problems: list[str]) -> None:
+        self.opsets = opsets
+        self.model = model
+        self.problems = problems
+
+    def graph(self, graph: ir.Graph, outer: set[ir.Value], outer_names: set[str]) -> None:
+        defined = set(outer)
+        names = set(outer_names)
+
+        def define(value: ir.Value, what: str) -> None:
+            if not value.name:
+                return
+            if value.name in names and value not in defined:
+                self.problems.append(f"{what} {value.name!r}: the name is taken")
+            names.add(value.name)
+            defined.add(value)
+
+        for value in graph.inputs:
+            define(value, "input")
+        for value in graph.initializers.values():
+            define(value, "initializer")
+            self.initializer(value)
+        for node in graph:
+            label = f"node {node.name!r} ({node.op_type})"
+            for value in node.inputs:
+                if value is not None and value not in defined:
+                    self.problems.append(f"{label}: input {value.name!r} is used before defined")
+            self.operator(node, label)
+            for inner in _subgraphs(node):
+                self.graph(inner, defined, names)
+            for value in node.outputs:
+                if value.uses() and not value.name:
+                    self.problems.append(f"{label}: an output in use has no name")
+                define(value, f"{label}: output")
+        for value in graph.outputs:
+            if not value.name:
+                self.problems.append("an output of the graph has no name")
+            elif value not in defined:
+                self.problems.append(f"output {value.name!r} is never defined")
+
+    def initializer(self, value: ir.Value) -> None:
+        tensor = value.const_value
+        if tensor is None:
+            self.problems.append(f"initializer {value.name!r} has no tensor")
+            return
+        if value.dtype is not None and value.dtype != tensor.dtype:
+            self.problems.append(
+                f"initializer {value.name!r} is declared {value.dtype} but holds {tensor.dtype}"
+            )
+        if value.shape is not None and tuple(value.shape.dims) != tuple(tensor.shape.dims):
+            self.problems.append(
+                f"initializer {value.name!r} is declared {value.shape} but holds {tensor.shape}"
+            )
+
+    def operator(self, node: ir.Node, label: str) -> None:
+        version = self.opsets.get(node.domain)
+        if node.op_identifier() in self.model.functions:
+            return
+        if version is None:
+            self.problems.append(f"{label}: operator set {node.domain!r} is not imported")
+            return
+        if node.domain == "" and not _known(node.op_type, version):
+            self.problems.append(f"{label}: opset {version} has no such operator")
+
+
+def _known(op_type: str, version: int) -> bool:
+    import onnx.defs
+
+    try:
+        onnx.defs.get_schema(op_type, version, "")
+    except onnx.defs.SchemaError:
+        # The runtime registers a few of its own in the standard domain.
+        return op_type in _RUNTIME_OPERATORS
+    return True
+
+
+_RUNTIME_OPERATORS = frozenset({"SimplifiedLayerNormalization", "LayerNormalization"})
+
+
+def _subgraphs(node: ir.Node) -> list[ir.Graph]:
+    found: list[ir.Graph] = []
+    for attribute in node.attributes.values():
+        if attribute.is_ref():
+            continue
+        if attribute.type == ir.AttributeType.GRAPH:
+            found.append(attribute.as_graph())
+        elif attribute.type == ir.AttributeType.GRAPHS:
+            found += attribute.as_graphs()
+    return found
