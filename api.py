@@ -1,0 +1,150 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`optimize`: from a model to a transformed, checked model and a report."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterable, Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import onnx_ir as ir
+
+from burnish import frontends
+from burnish.backends import onnxfile
+from burnish.backends.target import Target
+from burnish.errors import BudgetError, InputError
+from burnish.passes.base import Pass
+from burnish.passes.calibration import CalibrationSource
+from burnish.passes.context import PassContext
+from burnish.passes.guard import Guard, Level
+from burnish.passes.instrument import Instrument
+from burnish.passes.pipeline import Pipeline
+from burnish.passes.report import ModelStats, Report
+
+DEFAULT_PASSES = "fuse"
+_PACKAGES = ("burnish", "numpy", "onnx", "onnx-ir", "onnx-shape-inference", "onnxruntime")
+
+Calibration = (
+    CalibrationSource
+    | str
+    | os.PathLike[str]
+    | Callable[[], Iterable[dict[str, np.ndarray]]]
+    | Sequence[dict[str, np.ndarray]]
+)
+
+
+class Optimized(NamedTuple):
+    """What `optimize` returns: unpacks as `model, report`."""
+
+    model: ir.Model
+    report: Report
+
+
+def load(source: Any) -> ir.Model:
+    """Load a model from whatever a frontend understands; see `burnish.frontends.load`."""
+    return frontends.load(source).model
+
+
+def optimize(
+    source: Any,
+    passes: str | Pass | Pipeline | Iterable[Pass | str] = DEFAULT_PASSES,
+    *,
+    output: str | os.PathLike[str] | None = None,
+    target: str | Target = "cpu",
+    calibration: Calibration | None = None,
+    verify: Level = "end",
+    max_error: float | None = None,
+    seed: int = 0,
+    instruments: Sequence[Instrument] = (),
+    progress: Callable[[Iterable[Any], int | None, str], Iterable[Any]] | None = None,
+) -> Optimized:
+    """Optimize a model.
+
+    Args:
+        source: A file, bytes, `onnx.ModelProto`, `onnx_ir.Model` (edited in place), or anything
+            else a frontend loads.
+        passes: Pipeline text, a pass, or several.
+        output: Where to write the result; nothing is written if anything fails.
+        target: What the model is optimized for.
+        calibration: Sample inputs: a folder, an .npz file, `module:function`, a function that
+            returns feed dicts, or a list of them.
+        verify: Check structure and numbers after "each" pass, at the "end", or not at all ("off").
+        max_error: Largest relative RMS error of the outputs allowed, against the original.
+        seed: Seed of every random choice.
+        instruments: Further watchers of passes and rewrites.
+        progress: Shows progress of long work: (items, total, label) -> items.
+
+    Returns:
+        The transformed model and the report.
+
+    Raises:
+        InputError: bad model, pipeline, or calibration data.
+        VerificationError: the result is malformed or computes something else.
+        BudgetError: `max_error` was exceeded.
+    """
+    started = time.perf_counter()
+    pipeline = Pipeline.of(passes).expand()
+    on = target if isinstance(target, Target) else Target.parse(target)
+    loaded = frontends.load(source)
+    model = loaded.model
+    samples = _calibration(calibration, model)
+    guard = Guard(verify, samples, seed)
+    ctx = PassContext(on, samples, seed, [*instruments, guard], warnings=list(loaded.notes))
+    if progress is not None:
+        ctx.progress = progress
+    before = ModelStats.of(model)
+    guard.start(model)
+    if max_error is not None and (guard.level == "off" or guard.skipped):
+        why = guard.skipped or "verification is off"
+        raise InputError(f"the error budget cannot be checked: {why}")
+    model = pipeline.run(model, ctx)
+    guard.finish(model)
+    if guard.skipped is not None:
+        ctx.warn(f"numbers were not compared: {guard.skipped}")
+    report = Report(
+        input={"source": _describe(source), "sha256": loaded.digest},
+        pipeline=str(pipeline),
+        target=on.name,
+        seed=seed,
+        versions=versions(),
+        before=before,
+        after=ModelStats.of(model),
+        passes=ctx.reports,
+        verification=guard.as_dict(),
+        warnings=ctx.warnings,
+    )
+    error = guard.final_error
+    if max_error is not None and error is not None and error > max_error:
+        raise BudgetError(
+            f"the outputs differ by {error:.3g} (relative RMS) from the original; "
+            f"the budget is {max_error:g}",
+            hint="leave out lossy passes or raise the budget",
+        )
+    if output is not None:
+        onnxfile.save(model, output)
+    report.seconds = time.perf_counter() - started
+    return Optimized(model, report)
+
+
+def versions() -> dict[str, str]:
+    """Return package -> version of what takes part in an optimization."""
+    return {name: metadata.version(name) for name in _PACKAGES}
+
+
+def _calibration(given: Calibration | None, model: ir.Model) -> CalibrationSource | None:
+    if given is None or isinstance(given, CalibrationSource):
+        return given
+    if isinstance(given, str | os.PathLike):
+        return CalibrationSource.open(os.fspath(given), model.graph.inputs)
+    factory = given if callable(given) else lambda: given
+    return CalibrationSource.from_iterable(factory, model.graph.inputs)
+
+
+def _describe(source: Any) -> str:
+    if isinstance(source, str | os.PathLike):
+        return Path(source).name
+    return type(source).__name__

@@ -1,0 +1,162 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The numerical guard: does the transformed model still compute what the original did?
+
+A lossless pass must keep the outputs within the rounding of their dtype. A lossy one (pruning,
+quantization) may change them: how much is recorded, and what comes after it is compared with what
+it gave. Both sides run with the runtime's own optimizations off, or it would hide what is tested.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+import onnx_ir as ir
+
+from burnish.errors import BurnishError, VerificationError
+from burnish.passes.calibration import CalibrationSource
+from burnish.passes.instrument import Event, Instrument
+from burnish.passes.verify import verify
+
+Feeds = Mapping[str, np.ndarray]
+Level = Literal["each", "end", "off"]
+
+# Enough to meet different values; few enough to stay a small part of a build.
+_SAMPLES = 4
+
+
+@dataclass
+class Guard(Instrument):
+    """Checks a model between passes.
+
+    Attributes:
+        level: "each" checks after every pass that changed something, "end" once before the first
+            lossy pass and once at the end, "off" never.
+        calibration: Where sample inputs come from; without it they are random.
+        seed: Seed of random inputs.
+        checks: What was compared, for the report.
+        skipped: Why numbers were not compared, if they were not.
+    """
+
+    level: Level
+    calibration: CalibrationSource | None
+    seed: int
+    checks: list[dict[str, Any]] = field(default_factory=list)
+    skipped: str | None = None
+    _feeds: list[Feeds] = field(default_factory=list)
+    _original: list[dict[str, np.ndarray]] = field(default_factory=list)
+    _expected: list[dict[str, np.ndarray]] = field(default_factory=list)
+    _depth: int = 0
+    _lossy: bool = False
+    _pending: list[str] = field(default_factory=list)
+
+    def start(self, model: ir.Model) -> None:
+        """Run the original model, whose outputs all later ones are compared with."""
+        if self.level == "off":
+            return
+        from burnish.backends import measure, onnxruntime
+
+        try:
+            with onnxruntime.session(model) as session:
+                if self.calibration is not None:
+                    self._feeds = list(itertools.islice(self.calibration, _SAMPLES))
+                else:
+                    self._feeds = [measure.random_feeds(session, seed=self.seed)]
+                self._original = [session.run(feeds) for feeds in self._feeds]
+        except BurnishError as error:
+            self.skipped = f"the original model does not run: {error}"
+            return
+        self._expected = self._original
+
+    def before(self, event: Event, model: ir.Model) -> None:
+        """Settle what lossless passes did before a lossy one blurs it."""
+        if event.kind != "pass":
+            return
+        if self._depth == 0 and self.level == "end" and not event.lossless and not self._lossy:
+            self._check(model)
+        self._depth += 1
+
+    def after(self, event: Event, model: ir.Model) -> None:
+        """Check a pass, or remember it for the check at the end."""
+        if event.kind != "pass":
+            return
+        self._depth -= 1
+        if self._depth:
+            return
+        self._pending.append(event.where)
+        self._lossy = self._lossy or not event.lossless
+        if self.level == "each":
+            self._check(model)
+
+    def failed(self, event: Event, model: ir.Model, error: BaseException) -> None:
+        """Leave the scope of a pass that raised."""
+        if event.kind == "pass":
+            self._depth -= 1
+
+    def finish(self, model: ir.Model) -> None:
+        """Check whatever has not been checked yet."""
+        if self.level == "end":
+            self._check(model)
+
+    @property
+    def final_error(self) -> float | None:
+        """Relative RMS error of the last check against the original model, if one was made."""
+        return self.checks[-1]["error"] if self.checks and not self.skipped else None
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return what was checked, as plain data."""
+        source = "random" if self.calibration is None else "calibration"
+        return {
+            "level": self.level,
+            "inputs": source,
+            "samples": len(self._feeds),
+            "skipped": self.skipped,
+            "checks": self.checks,
+        }
+
+    def _check(self, model: ir.Model) -> None:
+        if not self._pending:
+            return
+        label, lossless = ",".join(self._pending), not self._lossy
+        self._pending, self._lossy = [], False
+        problems = verify(model)
+        if problems:
+            raise VerificationError(f"after {label} the model is malformed: {problems[0]}")
+        if self.skipped is not None:
+            return
+        actual = self._run(model, label)
+        self._compare(label, actual, lossless)
+        if not lossless:
+            self._expected = actual
+
+    def _run(self, model: ir.Model, label: str) -> list[dict[str, np.ndarray]]:
+        from burnish.backends import onnxruntime
+
+        try:
+            with onnxruntime.session(model) as session:
+                return [session.run(feeds) for feeds in self._feeds]
+        except BurnishError as error:
+            raise VerificationError(f"after {label} the model does not run: {error}") from error
+
+    def _compare(
+        self, label: str, actual: Sequence[dict[str, np.ndarray]], lossless: bool
+    ) -> None:
+        from burnish.backends.numeric import compare_outputs
+
+        worst = 0.0
+        for expected, original, outputs in zip(self._expected, self._original, actual, strict=True):
+            if lossless:
+                difference = compare_outputs(expected, outputs)
+                if not difference.ok:
+                    raise VerificationError(
+                        f"after {label} the outputs differ: {difference}",
+                        hint="find the rewrite at fault by halving --bisect-limit N",
+                    )
+            against_original = compare_outputs(original, outputs)
+            worst = max(worst, against_original.relative_rms)
+            if not np.isfinite(against_original.relative_rms):
+                raise VerificationError(f"after {label} the outputs are not finite")
+        self.checks.append({"after": label, "lossless": lossless, "error": worst})
