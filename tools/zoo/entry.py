@@ -1,0 +1,67 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the zoo knows of a model or data set: where it comes from and what it is made of."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import Literal
+
+Registry = Literal["pypi", "npm", "debian"]
+
+
+@dataclass(frozen=True)
+class File:
+    """One file of a package: its path inside the package and the SHA-256 of its bytes."""
+
+    path: str
+    sha256: str
+
+    @property
+    def name(self) -> str:
+        return PurePosixPath(self.path).name
+
+
+@dataclass(frozen=True)
+class Package:
+    """Files of one pinned version of one package.
+
+    The checksums are of the files rather than of the archive, since one version of a package
+    may come as a different archive for each platform.
+    """
+
+    registry: Registry
+    name: str
+    version: str
+    files: tuple[File, ...]
+
+    @property
+    def label(self) -> str:
+        return f"{self.name} {self.version} ({self.registry})"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A model or a data set that can be fetched by name.
+
+    Attributes:
+        licence: As stated by the package, and by the data's authors where that differs. Nothing
+            in the zoo is redistributed: it is downloaded to the user's own cache.
+        export: `module:function` giving a torch module, its example inputs and its dynamic axes,
+            for a model that comes as weights; None when the package has the ONNX file itself.
+        exporter: Which exporter turns it into ONNX.
+        task: `module:function` of the labelled task a model is scored by, called with the model's
+            path and with the files of its packages and of its `data` by name; None for a model
+            that is there for its structure.
+        data: Names of the data sets its task needs.
+    """
+
+    name: str
+    kind: Literal["model", "data"]
+    summary: str
+    licence: str
+    packages: tuple[Package, ...]
+    export: str | None = None
+    exporter: Literal["dynamo", "torchscript"] = "dynamo"
+    task: str | None = None
+    data: tuple[str, ...] = ()
