@@ -1,0 +1,141 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Write a model as an ONNX file, with its weights beside it when they do not fit or came that way.
+
+Memory does not grow with the weights: those that lie in a file are copied from file to file.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from burnish.errors import BurnishError, InputError
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+INLINE_LIMIT = 2**31 - 2**26
+"""Bytes of weights above which they go to a file of their own. Protobuf ends at 2**31; the graph
+itself is given 64 MiB of that."""
+
+PAGE = 4096
+"""External tensors larger than a page start on one, so that a runtime can map them as they are;
+smaller ones stay in the model file, where shape inference finds them."""
+
+
+def save(model: ir.Model, path: str | os.PathLike[str]) -> tuple[Path, ...]:
+    """Write `model` to `path`, and its weights to `path` + ``.data`` if they are external.
+
+    They are external if any of them was, or if they do not fit in one file of 2 GB. Everything is
+    written aside and then renamed, the data first. The same model gives the same bytes.
+
+    The data file may be one that `model` itself reads its weights from: those then refer to the
+    new file. Other models that read from it have to be loaded again.
+
+    Returns:
+        The files written.
+
+    Raises:
+        InputError: the folder does not exist or cannot be written.
+        BurnishError: writing failed, for instance for want of space; nothing was replaced.
+    """
+    path = Path(path)
+    data = path.with_name(f"{path.name}.data") if _is_external(model) else None
+    try:
+        # A folder, so that both files have their final names: the one names the other.
+        aside = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+    except OSError as error:
+        raise InputError(
+            f"cannot write to folder {path.parent}: {error.strerror}",
+            hint="choose another output with -o",
+        ) from error
+    try:
+        with _weights_moved(model, aside, data):
+            (aside / path.name).write_bytes(_serialize(model, path))
+            written = [f for f in (data, path) if f is not None and (aside / f.name).exists()]
+            for file in written:
+                (aside / file.name).replace(file)
+    except OSError as error:
+        raise BurnishError(f"cannot write {path}: {error.strerror or error}") from error
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+    return tuple(written)
+
+
+def _serialize(model: ir.Model, path: Path) -> bytes:
+    import onnx_ir as ir
+
+    try:
+        return bytes(ir.to_proto(model).SerializeToString(deterministic=True))
+    except ValueError as error:
+        raise BurnishError(
+            f"cannot write {path}: it holds over 2 GB outside its initializers",
+            hint="turn Constant nodes into initializers",
+        ) from error
+
+
+@contextmanager
+def _weights_moved(model: ir.Model, aside: Path, data: Path | None) -> Iterator[None]:
+    """Within the context, `model` refers to a new data file in `aside`, to be renamed to `data`.
+
+    Afterwards its weights are the tensors they were, but for those that lay in the file which has
+    been replaced: their offsets are wrong in the new one.
+    """
+    if data is None:
+        yield
+        return
+    import onnx_ir as ir
+
+    before = [(value, value.const_value) for value in _initialized(model)]
+    replaced = [value for value, tensor in before if _lies_in(tensor, data)]
+    try:
+        ir.external_data.unload_from_model(
+            model,
+            aside,
+            data.name,
+            size_threshold_bytes=PAGE,
+            alignment=PAGE,
+            align_threshold=PAGE,
+        )
+        yield
+        keep = {id(value) for value in replaced}
+    except BaseException:
+        keep = set()
+        raise
+    finally:
+        for value, tensor in before:
+            if id(value) not in keep:
+                value.const_value = tensor
+            elif isinstance(value.const_value, ir.ExternalTensor):
+                value.const_value.base_dir = data.parent
+
+
+def _initialized(model: ir.Model) -> Iterator[ir.Value]:
+    for graph in model.graphs():
+        for value in graph.initializers.values():
+            if value.const_value is not None:
+                yield value
+
+
+def _lies_in(tensor: ir.TensorProtocol | None, data: Path) -> bool:
+    import onnx_ir as ir
+
+    if not isinstance(tensor, ir.ExternalTensor):
+        return False
+    return os.path.realpath(tensor.path) == os.path.realpath(data)
+
+
+def _is_external(model: ir.Model) -> bool:
+    import onnx_ir as ir
+
+    size = 0
+    for value in _initialized(model):
+        if isinstance(value.const_value, ir.ExternalTensor):
+            return True
+        size += value.const_value.nbytes if value.const_value is not None else 0
+    return size > INLINE_LIMIT

@@ -1,0 +1,382 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Sessions of ONNX Runtime on the CPU, over models in memory, in bytes or on disk.
+
+Weights are never copied to get a model into the runtime. A model in memory is serialized without
+its large initializers, which are handed over as views of the arrays (or of the memory-mapped file)
+that hold them; so a model may be larger than protobuf's 2 GB and larger than memory.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import difflib
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self
+
+import numpy as np
+
+from burnish.errors import BurnishError, InputError
+
+if TYPE_CHECKING:
+    import onnx
+    import onnx_ir as ir
+
+    Array = np.ndarray[Any, np.dtype[Any]]
+
+Optimize = Literal["off", "basic", "extended", "all"]
+
+_LEVELS = {
+    "off": "ORT_DISABLE_ALL",
+    "basic": "ORT_ENABLE_BASIC",
+    "extended": "ORT_ENABLE_EXTENDED",
+    "all": "ORT_ENABLE_ALL",
+}
+
+_INLINE_BYTES = 1024
+"""Initializers up to this size travel inside the model: shape inference reads small constants."""
+
+
+class TensorSpec(NamedTuple):
+    """An input or output of a session.
+
+    Attributes:
+        name: Its name.
+        dtype: Element type; ``UNDEFINED`` if it is a sequence, map or optional.
+        shape: A size, a symbol or ``None`` (unknown) per axis.
+    """
+
+    name: str
+    dtype: ir.DataType
+    shape: tuple[int | str | None, ...]
+
+
+class Session:
+    """A model loaded into ONNX Runtime. Made by `session`; a context manager."""
+
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+
+    def __init__(self, inner: Any, keep_alive: Sequence[object] = ()) -> None:
+        self._inner = inner
+        self._keep_alive = tuple(keep_alive)  # the runtime reads weights from these buffers
+        self.inputs = tuple(map(_spec, inner.get_inputs()))
+        self.outputs = tuple(map(_spec, inner.get_outputs()))
+        self._output_names = [spec.name for spec in self.outputs]
+        # NumPy has no type of its own for these; the quick way in and out of the runtime is shut.
+        self._plain = all(
+            spec.dtype.name not in _NO_NUMPY_TYPE for spec in (*self.inputs, *self.outputs)
+        )
+
+    def run(
+        self, feeds: Mapping[str, Array], outputs: Sequence[str] | None = None
+    ) -> dict[str, Array]:
+        """Compute outputs.
+
+        Args:
+            feeds: An array per input name; types such as bfloat16 as `ml_dtypes` arrays.
+            outputs: Names of the outputs wanted; all of them, in order, by default.
+
+        Raises:
+            InputError: a feed is missing, unknown, or of the wrong type or shape.
+            BurnishError: the model fails on these values; names the node.
+        """
+        if self._inner is None:
+            raise BurnishError("the session is closed")
+        names = self._output_names if outputs is None else list(outputs)
+        try:
+            if self._plain:
+                results = self._inner.run(names, feeds)
+            else:
+                values = {name: _to_ort(array) for name, array in feeds.items()}
+                results = [_from_ort(v) for v in self._inner.run_with_ort_values(names, values)]
+        except Exception as error:  # the runtime's exceptions share no base class
+            raise _run_error(error) from error
+        return dict(zip(names, results, strict=True))
+
+    def close(self) -> None:
+        """Free the model. Further runs are errors."""
+        self._inner = None
+        self._keep_alive = ()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+def session(
+    model: ir.Model | Path | bytes,
+    *,
+    threads: int = 1,
+    optimize: Optimize = "off",
+    extra_outputs: Iterable[str] = (),
+    prepack: bool = True,
+) -> Session:
+    """Load a model into ONNX Runtime.
+
+    Args:
+        model: A model in memory, the path of an ONNX file, or an ONNX file's bytes. A model in
+            memory must not be edited by another thread during the call, nor the files that its
+            weights are mapped from be written to while the session is open.
+        threads: Threads that share one operator's work; 0 lets the runtime choose.
+        optimize: The runtime's own graph optimizations.
+        extra_outputs: Names of values inside the main graph to give as outputs after the model's
+            own.
+        prepack: Whether the runtime may keep a rearranged copy of the weights, which makes it
+            faster and takes as much memory again.
+
+    Raises:
+        InputError: the runtime does not accept the model; names the node where it says which.
+    """
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
+    options.graph_optimization_level = getattr(
+        onnxruntime.GraphOptimizationLevel, _LEVELS[optimize]
+    )
+    options.use_deterministic_compute = True
+    options.log_severity_level = 4  # whatever goes wrong is raised; nothing goes to stderr
+    # Idle workers of one session must not spin on the cores of the next one being timed.
+    options.add_session_config_entry("session.force_spinning_stop", "1")
+    if not prepack:
+        options.add_session_config_entry("session.disable_prepacking", "1")
+
+    extra = tuple(dict.fromkeys(extra_outputs))
+    where = str(model) if isinstance(model, Path) else "the model"
+    source: str | bytes
+    keep_alive: list[object] = []
+    if isinstance(model, Path) and not model.is_file():
+        raise InputError(f"{model}: no such file")
+    if isinstance(model, Path) and not extra:
+        source = str(model)
+    elif isinstance(model, bytes) and not extra:
+        source = model
+    else:
+        ir_model = _read(model, where) if isinstance(model, (Path, bytes)) else model
+        source = _serialize(ir_model, extra, options, keep_alive)
+    try:
+        inner = onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # the runtime's exceptions share no base class
+        raise InputError(f"{where}: ONNX Runtime refuses it: {explain(error)}") from error
+    return Session(inner, keep_alive)
+
+
+def _read(source: Path | bytes, where: str) -> ir.Model:
+    import onnx
+    import onnx_ir as ir
+
+    try:
+        if isinstance(source, Path):
+            return ir.load(source)
+        return ir.from_proto(onnx.load_model_from_string(source))
+    except Exception as error:  # protobuf's decoding error differs between its implementations
+        raise InputError(f"{where}: not an ONNX model: {error}") from error
+
+
+# --- a model in memory, without its weights ----------------------------------------------------
+
+
+def _serialize(
+    model: ir.Model, extra: Sequence[str], options: Any, keep_alive: list[object]
+) -> bytes:
+    """Serialize `model` without its large initializers, which go into `options` as views."""
+    import onnx_ir as ir
+
+    from burnish.backends.target import max_ir_version
+
+    try:
+        with _detached_weights(model) as weights:
+            proto = ir.to_proto(model)
+        values = [_weight_value(tensor) for tensor in weights.values()]
+    except OSError as error:
+        raise InputError(
+            f"external data {error.filename} cannot be read: {error.strerror}",
+            hint="keep the data file beside the model it belongs to",
+        ) from error
+    # The number only says which parts of the format may occur; one that the runtime does not know
+    # is refused or accepted part by part.
+    proto.ir_version = min(proto.ir_version, max_ir_version())
+    _expose(model, proto.graph, extra)
+    options.add_external_initializers(list(weights), values)
+    keep_alive += values
+    try:
+        return bytes(proto.SerializeToString(deterministic=True))
+    except ValueError as error:
+        raise InputError(
+            "the model holds over 2 GB outside the initializers of its main graph",
+            hint="turn Constant nodes and subgraph weights into initializers",
+        ) from error
+
+
+@contextmanager
+def _detached_weights(model: ir.Model) -> Iterator[dict[str, ir.TensorProtocol]]:
+    """Within the context, `model` names its large weights without holding them, or files.
+
+    Yields the tensors that are only named. The runtime takes them for the main graph alone; what
+    subgraphs own stays inside the model.
+    """
+    import onnx_ir as ir
+
+    large: dict[str, ir.TensorProtocol] = {}
+    held: list[tuple[ir.Value, ir.TensorProtocol]] = []
+    try:
+        for graph in model.graphs():
+            for name, value in graph.initializers.items():
+                tensor = value.const_value
+                if tensor is None or tensor.dtype is ir.DataType.STRING:
+                    continue
+                if graph is model.graph and tensor.nbytes > _INLINE_BYTES:
+                    large[name] = tensor
+                    stand_in: ir.TensorProtocol = ir.ExternalTensor(
+                        "memory",
+                        0,
+                        tensor.nbytes,
+                        tensor.dtype,
+                        shape=ir.Shape(tensor.shape.numpy()),
+                        name=name,
+                    )
+                elif isinstance(tensor, ir.ExternalTensor):
+                    stand_in = ir.Tensor(tensor.numpy(), dtype=tensor.dtype, name=name)
+                else:
+                    continue
+                held.append((value, tensor))
+                value.const_value = stand_in
+        yield large
+    finally:
+        for value, tensor in held:
+            value.const_value = tensor
+
+
+def _weight_value(tensor: ir.TensorProtocol) -> Any:
+    import onnxruntime
+
+    if tensor.dtype.bitwidth < 8:  # NumPy unpacks these, so there is no view to share
+        return _packed_value(tensor)
+    array = np.ascontiguousarray(tensor.numpy())
+    return onnxruntime.OrtValue.ortvalue_from_numpy_with_onnx_type(array, int(tensor.dtype))
+
+
+def _expose(model: ir.Model, graph: onnx.GraphProto, names: Sequence[str]) -> None:
+    """Append values to the outputs of `graph`, which is `model`'s main graph."""
+    if not names:
+        return
+    import onnx_ir as ir
+
+    values = {value.name: value for node in model.graph for value in node.outputs}
+    values |= {value.name: value for value in model.graph.inputs}
+    values |= {value.name: value for value in model.graph.initializers.values()}
+    present = {output.name for output in graph.output}
+    for name in names:
+        if name in present:
+            continue
+        if name not in values:
+            near = difflib.get_close_matches(name, filter(None, values), n=1)
+            raise InputError(
+                f"extra output {name!r} is not a value of the main graph",
+                hint=f"did you mean {near[0]!r}?" if near else None,
+            )
+        value = values[name]
+        if value.type is None:  # the runtime infers it
+            graph.output.add().name = name
+        else:
+            graph.output.append(ir.to_proto(value))
+
+
+# --- arrays in and out -------------------------------------------------------------------------
+
+_NO_NUMPY_TYPE = frozenset(
+    (
+        "BFLOAT16",
+        *("FLOAT8E4M3FN", "FLOAT8E4M3FNUZ", "FLOAT8E5M2", "FLOAT8E5M2FNUZ", "FLOAT8E8M0"),
+        *("FLOAT4E2M1", "INT4", "UINT4", "INT2", "UINT2"),
+    )
+)
+
+
+def _to_ort(array: Array) -> Any:
+    import onnx_ir as ir
+    import onnxruntime
+
+    array = np.asarray(array)
+    dtype = ir.DataType.from_numpy(array.dtype)
+    if dtype.name in _NO_NUMPY_TYPE:
+        return _packed_value(ir.tensor(array, dtype=dtype))
+    return onnxruntime.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(array))
+
+
+def _packed_value(tensor: ir.TensorProtocol) -> Any:
+    """A copy of `tensor` in the runtime's own memory, bits as ONNX packs them."""
+    import onnxruntime
+
+    value = onnxruntime.OrtValue.ortvalue_from_shape_and_type(
+        tensor.shape.numpy(), int(tensor.dtype)
+    )
+    data = tensor.tobytes()
+    ctypes.memmove(value.data_ptr(), data, len(data))
+    return value
+
+
+def _from_ort(value: Any) -> Any:
+    import onnx
+    import onnx_ir as ir
+
+    if not value.is_tensor():
+        return value
+    name = value.data_type().removeprefix("tensor(").removesuffix(")").upper()
+    if name not in _NO_NUMPY_TYPE:
+        return value.numpy()
+    data = ctypes.string_at(value.data_ptr(), value.tensor_size_in_bytes())
+    proto = onnx.TensorProto(data_type=ir.DataType[name], dims=value.shape(), raw_data=data)
+    return ir.serde.deserialize_tensor(proto).numpy()
+
+
+def _spec(argument: Any) -> TensorSpec:
+    import onnx_ir as ir
+
+    match = re.fullmatch(r"tensor\((\w+)\)", argument.type)
+    dtype = ir.DataType[match.group(1).upper()] if match else ir.DataType.UNDEFINED
+    return TensorSpec(argument.name, dtype, tuple(argument.shape or ()))
+
+
+# --- errors ------------------------------------------------------------------------------------
+
+# What ONNX Runtime puts before the message proper: its status code, its source file and function.
+_STATUS = re.compile(r"\[ONNXRuntimeError\] : \d+ : \w+ : ")
+_SOURCE = re.compile(r"/onnxruntime_src/\S+:\d+ .*?\) (?=[A-Z\w'-])")
+_NODE = (
+    re.compile(r"running (?P<op>\w+) node\. Name:'(?P<name>[^']*)' (?:Status Message: )?"),
+    re.compile(r"Node \((?P<name>[^)]*)\) Op \((?P<op>\w+)\) "),
+    re.compile(r'In Node, \("(?P<name>[^"]*)", (?P<op>\w+), '),
+    re.compile(r"of operator \((?P<op>\w+)\) in node \((?P<name>[^)]*)\)"),
+    re.compile(r"for (?P<op>\w+)\(\d+\) node with name '(?P<name>[^']*)'"),
+)
+
+
+def explain(error: Exception) -> str:
+    """One line out of an ONNX Runtime exception, led by the node when the message names it."""
+    text = _STATUS.sub("", " ".join(str(error).split()))
+    text = _SOURCE.sub("", text).removeprefix("This is an invalid model. ").rstrip(". ")
+    for pattern in _NODE:
+        if match := pattern.search(text):
+            return f"node {match['name']!r} ({match['op']}): {text}"
+    return text or type(error).__name__
+
+
+def _run_error(error: Exception) -> BurnishError:
+    wrong_feed = type(error).__name__ == "InvalidArgument" or isinstance(
+        error, (ValueError, TypeError)
+    )
+    return (InputError if wrong_feed else BurnishError)(f"ONNX Runtime: {explain(error)}")
