@@ -1,0 +1,246 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The ONNX frontend: files in protobuf or in text, bytes, and models in memory.
+
+Weights are never copied to repair a model: the file is mapped while it is parsed, external data
+stays on disk until a pass reads it, and the repairs only touch names, order and shapes.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from burnish.errors import InputError
+from burnish.frontends import Loaded, digest, external
+from burnish.frontends.repair import name_values, repair
+from burnish.frontends.scope import resolve_names
+from burnish.frontends.sniff import foreign
+
+if TYPE_CHECKING:
+    import onnx
+    import onnx_ir as ir
+
+_BINARY = (".onnx",)
+_TEXT = (".onnxtxt", ".onnxtext", ".txt", ".textproto", ".prototxt", ".pbtxt", ".json")
+_HEAD = 4096
+_PROTOBUF_LIMIT = 2**31 - 1
+_REEXPORT = "the file is damaged or badly made; export it again"
+
+
+def can_load(source: object) -> bool:
+    """Is this an ONNX model, by its type, its suffix or, without either, its first bytes?"""
+    if isinstance(source, bytes):
+        return True
+    if isinstance(source, (str, os.PathLike)):
+        if isinstance(source, str) and _is_text(source):
+            return True
+        path = Path(os.fsdecode(source))
+        if path.suffix.lower() in (*_BINARY, *_TEXT):
+            return True
+        if not path.is_file():
+            return False
+        with path.open("rb") as file:
+            head = file.read(_HEAD)
+        # An ONNX file starts with field 1, ir_version, a small number.
+        return head[:1] == b"\x08" and foreign(head) is None
+    return type(source).__module__.partition(".")[0] in ("onnx", "onnx_ir")
+
+
+def load(source: object) -> Loaded:
+    """Read an ONNX model and repair what exporters get wrong.
+
+    Args:
+        source: A path, of a protobuf file or by its suffix of a textual one; the bytes of a
+            protobuf file; ONNX's textual form, starting with `<`; an `onnx.ModelProto` or an
+            `onnx_ir.Model`, neither of which is changed
+            (the former is copied with its weights, the latter without).
+            External data of a model that is not a file is looked for in the current folder.
+
+    Raises:
+        InputError: the source is no ONNX model, is damaged, newer than the installed `onnx`,
+            or its external data is missing.
+    """
+    import onnx
+    import onnx_ir as ir
+
+    if isinstance(source, ir.Model):
+        return _from_ir(source.clone())
+    if isinstance(source, onnx.ModelProto):
+        proto = onnx.ModelProto()
+        proto.CopyFrom(source)
+        return _loaded(proto, Path(), "model", None)
+    if isinstance(source, bytes):
+        return _from_binary(source, Path(), "model")
+    if isinstance(source, str) and _is_text(source):
+        return _from_text(source.encode(), Path(), "model")
+    if isinstance(source, (str, os.PathLike)):
+        return _from_file(Path(os.fsdecode(source)))
+    raise InputError(
+        f"a {type(source).__name__} is no model",
+        hint="give a path, bytes, onnx.ModelProto or onnx_ir.Model",
+    )
+
+
+def _is_text(source: str) -> bool:
+    return source.lstrip().startswith("<") and "{" in source
+
+
+def _from_file(path: Path) -> Loaded:
+    where = os.fspath(path)
+    if path.is_dir():
+        inside = sorted(path.glob("*.onnx"))
+        raise InputError(
+            f"{where} is a folder",
+            hint=f"did you mean {inside[0]}?" if inside else "give the model file in it",
+        )
+    try:
+        with path.open("rb") as file:
+            if not os.fstat(file.fileno()).st_size:
+                raise InputError(f"{where} is empty", hint="export or download the model again")
+            with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
+                if path.suffix.lower() in _TEXT:
+                    return _from_text(bytes(mapped), path.parent, where)
+                with memoryview(mapped) as content:
+                    return _from_binary(content, path.parent, where)
+    except FileNotFoundError as error:
+        raise InputError(f"{where} does not exist", hint="check the path") from error
+    except OSError as error:
+        raise InputError(
+            f"cannot read {where}: {error.strerror}", hint="check the path and its permissions"
+        ) from error
+
+
+def _from_binary(content: bytes | memoryview, folder: Path, where: str) -> Loaded:
+    import onnx
+    from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+
+    head = bytes(content[:_HEAD])
+    if not head:
+        raise InputError(f"{where} is empty", hint="export or download the model again")
+    _refuse_foreign(head, where)
+    if len(content) > _PROTOBUF_LIMIT:
+        raise InputError(
+            f"{where} has {len(content)} bytes, over the 2 GB protobuf can hold",
+            hint="export it again with external data",
+        )
+    proto = onnx.ModelProto()
+    try:
+        proto.ParseFromString(content)
+    except DecodeError as error:
+        if head[:1] == b"\x08":
+            raise InputError(
+                f"{where} is damaged or cut short: its {len(content)} bytes are no whole ONNX "
+                "model",
+                hint="export or download it again",
+            ) from error
+        raise InputError(f"{where} is not an ONNX model", hint="give a .onnx file") from error
+    return _loaded(proto, folder, where, content)
+
+
+def _from_text(content: bytes, folder: Path, where: str) -> Loaded:
+    import onnx
+    from onnx import serialization
+
+    _refuse_foreign(content[:_HEAD], where)
+    start = content.lstrip()[:1]
+    form = {b"<": "onnxtxt", b"{": "json"}.get(start, "textproto")
+    try:
+        proto = serialization.registry.get(form).deserialize_proto(content, onnx.ModelProto())
+    except Exception as error:  # each of the three parsers has its own
+        reason = " ".join(str(error).split())
+        raise InputError(
+            f"{where} is not an ONNX model in text: {reason[:300]}", hint="correct the text"
+        ) from error
+    return _loaded(proto, folder, where, content)
+
+
+def _refuse_foreign(head: bytes, where: str) -> None:
+    if (found := foreign(head)) is not None:
+        kind, remedy = found
+        raise InputError(f"{where} is not an ONNX model but {kind}", hint=remedy)
+
+
+def _from_ir(model: ir.Model) -> Loaded:
+    source = digest.of_model(model)
+    _check_versions(model.ir_version, model.opset_imports, "model")
+    notes = [*name_values(model), *repair(model, "model")]
+    return Loaded(model, tuple(notes), source)
+
+
+def _loaded(
+    proto: onnx.ModelProto, folder: Path, where: str, content: bytes | memoryview | None
+) -> Loaded:
+    import onnx_ir as ir
+
+    _check(proto, where)
+    notes = resolve_names(proto, where)
+    if proto.training_info:
+        notes.append("the training information was left out")
+    try:
+        model = ir.serde.deserialize_model(proto)
+    except ir.serde.SerdeError as error:
+        raise InputError(f"{where} cannot be read: {_cause(error)}", hint=_REEXPORT) from error
+    files = external.attach(model, folder, where)
+    source = digest.of_model(model) if content is None else digest.of_bytes(content, files)
+    notes += repair(model, where)
+    return Loaded(model, tuple(notes), source)
+
+
+def _check(proto: onnx.ModelProto, where: str) -> None:
+    """Refuse what cannot be an ONNX model, and what onnx-ir cannot hold."""
+    if not proto.HasField("graph"):
+        raise InputError(f"{where} is not an ONNX model: it has no graph", hint="give a .onnx file")
+    if not proto.graph.output:
+        raise InputError(f"{where}: the graph is empty, it has no output", hint=_REEXPORT)
+    _check_versions(
+        proto.ir_version, {opset.domain: opset.version for opset in proto.opset_import}, where
+    )
+    if proto.graph.sparse_initializer:
+        raise InputError(
+            f"{where}: sparse initializers are not supported", hint="export dense weights"
+        )
+    for value in (*proto.graph.input, *proto.graph.output):
+        kind = value.type
+        if kind.HasField("map_type") or kind.sequence_type.elem_type.HasField("map_type"):
+            raise InputError(
+                f"{where}: {value.name!r} is a map, which is not supported",
+                hint="export without ZipMap (skl2onnx: options={'zipmap': False})",
+            )
+
+
+def _check_versions(ir_version: int, imports: Mapping[str, int], where: str) -> None:
+    import onnx
+
+    if ir_version > onnx.IR_VERSION:
+        raise InputError(
+            f"{where} has IR version {ir_version}, and onnx {onnx.__version__} knows up to "
+            f"{int(onnx.IR_VERSION)}",
+            hint="export it for an older one, or upgrade onnx and onnxruntime",
+        )
+    for domain, version in imports.items():
+        newest = _newest_opset(domain)
+        if newest is not None and version > newest:
+            raise InputError(
+                f"{where} uses opset {version} of {domain or 'ai.onnx'}, and onnx "
+                f"{onnx.__version__} knows up to {newest}",
+                hint="export it for an older opset, or upgrade onnx and onnxruntime",
+            )
+
+
+def _newest_opset(domain: str) -> int | None:
+    import onnx
+
+    if domain in ("", "ai.onnx"):
+        return onnx.defs.onnx_opset_version()
+    if domain == "ai.onnx.ml":
+        return onnx.defs.onnx_ml_opset_version()
+    return None
+
+
+def _cause(error: BaseException) -> str:
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return " ".join(str(error).split())[:300]
