@@ -25,6 +25,10 @@ if TYPE_CHECKING:
     import onnx
     import onnx_ir as ir
 
+    from burnish.backends.base import Artifact, Capabilities
+    from burnish.backends.measure import Comparison, Runnable
+    from burnish.backends.target import Target
+
     Array = np.ndarray[Any, np.dtype[Any]]
 
 Optimize = Literal["off", "basic", "extended", "all"]
@@ -380,3 +384,62 @@ def _run_error(error: Exception) -> BurnishError:
         error, (ValueError, TypeError)
     )
     return (InputError if wrong_feed else BurnishError)(f"ONNX Runtime: {explain(error)}")
+
+
+# --- the backend -------------------------------------------------------------------------------
+
+
+class OnnxRuntime:
+    """ONNX Runtime as a `burnish.backends.base.Backend`."""
+
+    def capabilities(self, target: Target) -> Capabilities:
+        """What the installed runtime has kernels for, on the target's provider."""
+        from burnish.backends.base import Capabilities
+        from burnish.backends.target import MICROSOFT, kernel_names, max_ir_version
+
+        operators = kernel_names(target.provider)
+        return Capabilities(
+            operators=operators,
+            fused=frozenset(name for domain, name in operators if domain == MICROSOFT),
+            max_opset=target.max_opset,
+            max_ir_version=max_ir_version(),
+            int8_accumulator_bits=target.int8_accumulator_bits,
+        )
+
+    def lower(self, model: ir.Model, target: Target, path: Path) -> Artifact:
+        """Save the model, stamped with a format version that the runtime reads.
+
+        Raises:
+            InputError: the model imports a newer opset than the target runs, or the folder cannot
+                be written.
+        """
+        from burnish.backends.base import Artifact
+        from burnish.backends.onnxfile import save
+        from burnish.backends.target import max_ir_version
+
+        opset = model.opset_imports.get("", 0)
+        if opset > target.max_opset:
+            raise InputError(
+                f"the model imports opset {opset}; {target.name} runs opsets up to "
+                f"{target.max_opset}",
+                hint="export it at a lower opset",
+            )
+        stamped = model.ir_version
+        model.ir_version = min(stamped, max_ir_version())
+        try:
+            files = save(model, path)
+        finally:
+            model.ir_version = stamped
+        return Artifact(path, files, target)
+
+    def session(self, artifact: Artifact) -> Session:
+        """Load an artifact on one thread with all of the runtime's own optimizations."""
+        return session(artifact.path, optimize="all")
+
+    def measure(
+        self, variants: Mapping[str, Runnable], feeds: Mapping[str, Any], *, repeats: int = 30
+    ) -> Comparison:
+        """`burnish.backends.measure.compare`."""
+        from burnish.backends.measure import compare
+
+        return compare(variants, feeds, repeats=repeats)

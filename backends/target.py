@@ -193,6 +193,11 @@ def _kernels(provider: str) -> dict[tuple[str, str], list[_Kernel]]:
     return dict(found)
 
 
+def kernel_names(provider: str) -> frozenset[tuple[str, str]]:
+    """``(domain, name)`` of every operator that `provider` has a kernel for."""
+    return frozenset(_kernels(provider))
+
+
 @functools.cache
 def _schemas() -> dict[tuple[str, str], dict[int, Any]]:
     """The runtime's own schemas, by operator and the opset they appeared in.
