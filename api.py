@@ -140,8 +140,9 @@ def _calibration(given: Calibration | None, model: ir.Model) -> CalibrationSourc
         return given
     if isinstance(given, str | os.PathLike):
         return CalibrationSource.open(os.fspath(given), model.graph.inputs)
-    factory = given if callable(given) else lambda: given
-    return CalibrationSource.from_iterable(factory, model.graph.inputs)
+    if callable(given):
+        return CalibrationSource.from_iterable(given, model.graph.inputs)
+    return CalibrationSource.from_iterable(lambda: given, model.graph.inputs)
 
 
 def _describe(source: Any) -> str:

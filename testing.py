@@ -1,30 +1,32 @@
 # SPDX-License-Identifier: Apache-2.0
 """Helpers to test passes and rules with: before and after side by side, and the same numbers.
 
-    before = parse("g (float[N,4] x, float[4,3] w, float[3] b) => (float[N,3] y) "
-                   "{ t = MatMul(x, w)  y = Add(t, b) }")
-    after = parse("g (float[N,4] x, float[4,3] w, float[3] b) => (float[N,3] y) "
-                  "{ y = Gemm(x, w, b) }")
-    assert_rewrites(matmul_add_to_gemm, before, after)
+before = parse("g (float[N,4] x, float[4,3] w, float[3] b) => (float[N,3] y) "
+               "{ t = MatMul(x, w)  y = Add(t, b) }")
+after = parse("g (float[N,4] x, float[4,3] w, float[3] b) => (float[N,3] y) "
+              "{ y = Gemm(x, w, b) }")
+assert_rewrites(matmul_add_to_gemm, before, after)
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx_ir as ir
 
 from burnish.backends.target import Target
 from burnish.passes.base import Pass
-from burnish.passes.calibration import CalibrationSource
 from burnish.passes.constant import as_array
 from burnish.passes.context import PassContext
 from burnish.passes.instrument import BisectLimit, Disable
 from burnish.passes.pipeline import Pipeline
 from burnish.passes.rule import Rule, pass_of
 from burnish.passes.verify import verify
+
+if TYPE_CHECKING:
+    from burnish.passes.calibration import CalibrationSource
 
 _HEADER = '<ir_version: 10, opset_import: ["" : 21]>\n'
 
@@ -154,13 +156,13 @@ def _graph_difference(left: ir.Graph, right: ir.Graph, pairs: _Pairs) -> str | N
     pairs.update(zip(left.inputs, right.inputs, strict=True))
     pending = list(zip(left.outputs, right.outputs, strict=True))
     while pending:
-        ours, theirs = pending.pop()
-        if pairs.get(ours) is theirs:
+        value, other = pending.pop()
+        if pairs.get(value) is other:
             continue
-        if ours in pairs:
-            return f"{ours.name} stands for both {pairs[ours].name} and {theirs.name}"
-        pairs[ours] = theirs
-        difference = _value_difference(ours, theirs, pairs, pending)
+        if value in pairs:
+            return f"{value.name} stands for both {pairs[value].name} and {other.name}"
+        pairs[value] = other
+        difference = _value_difference(value, other, pairs, pending)
         if difference is not None:
             return difference
     return None

@@ -107,8 +107,8 @@ class Option:
             ) from error
 
     def _check_one(self, item: Any) -> None:
-        accepted = (int, float) if self.scalar is float else self.scalar
-        if not isinstance(item, accepted) or (isinstance(item, bool) and self.scalar is not bool):
+        accepted = (int, float) if self.scalar is float else (self.scalar,)
+        if type(item) not in accepted:
             raise InputError(f"option {self.name!r}: {item!r} is not {_article(self.type_text)}")
         if self.choices is not None and item not in self.choices:
             raise InputError(f"option {self.name!r}: {item!r} is not {self.type_text}")

@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A pipeline is a tuple of passes and a text form of it; it never reorders.
+r"""A pipeline is a tuple of passes and a text form of it; it never reorders.
 
 Grammar (commas between passes and within a list, spaces between options):
 
     pipeline := item ("," item)*
     item     := name [ "{" (key "=" value)* "}" ]  |  "fixpoint" "(" pipeline ")"
     value    := word ("," word)*
-    word     := bare characters  |  '"' any characters, with \\" and \\\\ escaped '"'
+    word     := bare characters  |  '"' any characters, with \" and \\ escaped '"'
 """
 
 from __future__ import annotations
@@ -135,9 +135,7 @@ class _Parser:
             start = self.at
             key = self.bare("an option or '}'").replace("-", "_")
             if key not in declared:
-                hint = (
-                    registry.nearest(key, tuple(declared)) if declared else "it takes no options"
-                )
+                hint = registry.nearest(key, tuple(declared)) if declared else "it takes no options"
                 raise self.error(f"pass {pass_class.name!r} has no option {key!r}; {hint}", start)
             if key in given:
                 raise self.error(f"option {key!r} is given twice", start)

@@ -53,6 +53,8 @@ def lookup(name: str) -> type[Pass]:
             be imported.
     """
     third_party = _third_party()
+    if name == Fixpoint.name:
+        return Fixpoint
     if name in BUILT_IN:
         module, _, attribute = BUILT_IN[name].partition(":")
         found: type[Pass] = getattr(importlib.import_module(module), attribute)

@@ -171,6 +171,7 @@ class _Driver:
             if not self.in_function:
                 graph.register_initializer(value)
                 continue
+            assert value.const_value is not None
             constant = ir.Node("", "Constant", [], [ir.AttrTensor("value", value.const_value)])
             constant.outputs[0].name = value.name
             constant.outputs[0].shape, constant.outputs[0].type = value.shape, value.type
@@ -226,5 +227,3 @@ def _makes_cycle(match: Match) -> str | None:
         seen.add(node)
         pending += [value.producer() for value in node.inputs if value is not None]
     return None
-
-

@@ -21,7 +21,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any, ClassVar, overload
 
 import numpy as np
 import onnx_ir as ir
@@ -157,13 +157,26 @@ def _operand(bound: Any) -> Any:
     return bound
 
 
+@overload
+def rule(function: Callable[..., Any]) -> Rule: ...
+
+
+@overload
+def rule(
+    *,
+    name: str | None = None,
+    opset: tuple[int, int | None] = (1, None),
+    unsupported_ok: bool = False,
+) -> Callable[[Callable[..., Any]], Rule]: ...
+
+
 def rule(
     function: Callable[..., Any] | None = None,
     *,
     name: str | None = None,
     opset: tuple[int, int | None] = (1, None),
     unsupported_ok: bool = False,
-) -> Any:
+) -> Rule | Callable[[Callable[..., Any]], Rule]:
     """Turn a pattern function into a `Rule`; usable bare or with options.
 
     Args:
@@ -231,7 +244,7 @@ class Builder:
 
         An override of None removes the attribute.
         """
-        attributes = {name: item for name, item in node.attributes.items()} | overrides
+        attributes = dict(node.attributes) | overrides
         return self.node(
             node.op_type, inputs, attributes, domain=node.domain, outputs=len(node.outputs)
         )
@@ -244,7 +257,9 @@ class Builder:
         """Return a new initializer."""
         tensor = array if isinstance(array, ir.TensorProtocol) else ir.tensor(np.asarray(array))
         value = ir.Value(
-            type=ir.TensorType(tensor.dtype), shape=ir.Shape(tensor.shape.dims), const_value=tensor
+            type=ir.TensorType(tensor.dtype),
+            shape=ir.Shape(tensor.shape.numpy()),
+            const_value=tensor,
         )
         self.initializers.append(value)
         return value

@@ -50,9 +50,9 @@ class _Scope:
             self.initializer(value)
         for node in graph:
             label = f"node {node.name!r} ({node.op_type})"
-            for value in node.inputs:
-                if value is not None and value not in defined:
-                    self.problems.append(f"{label}: input {value.name!r} is used before defined")
+            for used in node.inputs:
+                if used is not None and used not in defined:
+                    self.problems.append(f"{label}: input {used.name!r} is used before defined")
             self.operator(node, label)
             for inner in _subgraphs(node):
                 self.graph(inner, defined, names)

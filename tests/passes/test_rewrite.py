@@ -1,0 +1,318 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The rewrite driver: where it goes, what it keeps, and control over each rewrite."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+
+from burnish.backends.target import Target
+from burnish.passes.context import PassContext
+from burnish.passes.pattern import const, variadic
+from burnish.passes.rule import NoMatch, Rule, pass_of, rule
+from burnish.testing import (
+    assert_refuses,
+    assert_rewrites,
+    parse,
+    refusals,
+    rewrites,
+    run_pass,
+)
+
+
+@rule
+def matmul_add_to_gemm(op: Any, x: Any, w: Any, b: Any) -> Any:
+    """Add(MatMul(x, w), b) -> Gemm(x, w, b)."""
+    return op.Add(op.MatMul(x, w), b)
+
+
+@matmul_add_to_gemm.rewrite
+def _(op: Any, x: Any, w: Any, b: Any) -> Any:
+    if x.rank != 2 or w.rank != 2:
+        return NoMatch("x and w must have rank 2")
+    return op.Gemm(x, w, b)
+
+
+@rule
+def double_neg(op: Any, x: Any) -> Any:
+    """Neg(Neg(x)) -> x."""
+    return op.Neg(op.Neg(x))
+
+
+@double_neg.rewrite
+def _(op: Any, x: Any) -> Any:
+    return x
+
+
+@rule
+def add_chain(op: Any, x: Any, a: Any = const(), b: Any = const()) -> Any:
+    """Add(Add(x, a), b) -> Add(x, a + b)."""
+    return op.Add(op.Add(x, a), b)
+
+
+@add_chain.rewrite
+def _(op: Any, x: Any, a: Any, b: Any) -> Any:
+    return op.Add(x, a.array + b.array)
+
+
+def test_fires() -> None:
+    before = parse(
+        "g (float[N,4] x, float[4,3] w, float[3] b) => (float[N,3] y) "
+        "{ t = MatMul(x, w)  y = Add(b, t) }"
+    )
+    after = parse(
+        "g (float[N,4] x, float[4,3] w, float[3] b) => (float[N,3] y) { y = Gemm(x, w, b) }"
+    )
+    assert_rewrites(matmul_add_to_gemm, before, after)
+
+
+def test_refuses_with_its_reason() -> None:
+    before = parse(
+        "g (float[N,2,4] x, float[4,3] w, float[3] b) => (float[N,2,3] y) "
+        "{ t = MatMul(x, w)  y = Add(t, b) }"
+    )
+    assert_refuses(matmul_add_to_gemm, before, "x and w must have rank 2")
+
+
+def test_a_refused_replacement_leaves_no_users_behind() -> None:
+    @rule
+    def refuse_late(op: Any, x: Any) -> Any:
+        return op.Neg(x)
+
+    @refuse_late.rewrite
+    def _(op: Any, x: Any) -> Any:
+        op.Relu(op.Abs(x))
+        return NoMatch("changed my mind")
+
+    model = parse("g (float[2] x) => (float[2] y) { y = Neg(x) }")
+    run_pass(refuse_late, model)
+    assert len(model.graph.inputs[0].uses()) == 1
+
+
+def test_what_the_target_cannot_run_is_refused() -> None:
+    @rule
+    def to_nonsense(op: Any, x: Any) -> Any:
+        return op.Neg(x)
+
+    @to_nonsense.rewrite
+    def _(op: Any, x: Any) -> Any:
+        return op.Nonsense(x, _domain="com.microsoft")
+
+    model = parse("g (float[2] x) => (float[2] y) { y = Neg(x) }")
+    assert_refuses(to_nonsense, model, "target cpu does not run Nonsense of float at opset 1")
+
+
+def test_rewrites_enable_each_other_without_a_restart() -> None:
+    body = "".join(f"t{i + 1} = Add(t{i}, c) " for i in range(20))
+    model = parse(f"g (float[2] t0) => (float[2] y) <float c = {{1.0}}> {{ {body} y = Relu(t20) }}")
+    ctx = run_pass(add_chain, model)
+    assert [node.op_type for node in model.graph] == ["Add", "Relu"]
+    assert rewrites(ctx) == {"add-chain": 19}
+    (added,) = model.graph.initializers.values()
+    assert added.const_value is not None
+    assert added.const_value.numpy() == 20
+
+
+def test_graph_outputs_keep_their_names() -> None:
+    model = parse(
+        "g (float[2] x) => (float[2] y, float[2] z) "
+        "{ r = Relu(x)  a = Neg(r)  y = Neg(a)  b = Neg(x)  z = Neg(b) }"
+    )
+    run_pass(double_neg, model)
+    assert [value.name for value in model.graph.outputs] == ["y", "z"]
+    # y is renamed Relu; z equals the input, which keeps its own name, so an Identity carries it.
+    assert sorted(node.op_type for node in model.graph) == ["Identity", "Relu"]
+
+
+def test_one_value_for_two_outputs() -> None:
+    model = parse(
+        "g (float[2] x) => (float[2] r, float[2] y) { r = Relu(x)  a = Neg(r)  y = Neg(a) }"
+    )
+    run_pass(double_neg, model)
+    assert [value.name for value in model.graph.outputs] == ["r", "y"]
+    assert sorted(node.op_type for node in model.graph) == ["Identity", "Relu"]
+
+
+def test_subgraphs_and_functions_are_rewritten() -> None:
+    model = parse("""<ir_version: 10, opset_import: ["" : 21, "local" : 1]>
+    g (bool c, float[2] x) => (float[2] y) {
+        t = If(c) <
+            then_branch = a () => (float[2] n) { m = Neg(x)  k = Neg(m)  n = Relu(k) },
+            else_branch = b () => (float[2] i) { i = Sigmoid(x) }
+        >
+        y = local.twice(t)
+    }
+    <opset_import: ["" : 21], domain: "local">
+    twice (p) => (q) { s = Neg(p)  u = Neg(s)  q = Relu(u) }
+    """)
+    ctx = run_pass(double_neg, model)
+    assert rewrites(ctx) == {"double-neg": 2}
+    (function,) = model.functions.values()
+    assert [node.op_type for node in function] == ["Relu"]
+
+
+def test_new_constants_in_a_function_are_nodes() -> None:
+    model = parse("""<ir_version: 10, opset_import: ["" : 21, "local" : 1]>
+    g (float[2] x) => (float[2] y) { y = local.f(x) }
+    <opset_import: ["" : 21], domain: "local">
+    f (p) => (q) {
+        a = Constant<value_float = 1.0>()  b = Constant<value_float = 2.0>()
+        s = Add(p, a)  q = Add(s, b)
+    }""")
+    run_pass(add_chain, model)
+    (function,) = model.functions.values()
+    assert [node.op_type for node in function] == ["Constant", "Add"]
+    assert not function.graph.initializers
+
+
+def test_a_rule_with_several_outputs() -> None:
+    @rule
+    def merge_matmuls(op: Any, x: Any, u: Any = const(), v: Any = const()) -> Any:
+        return op.MatMul(x, u), op.MatMul(x, v)
+
+    @merge_matmuls.rewrite
+    def _(op: Any, x: Any, u: Any, v: Any) -> Any:
+        widths = np.array([u.array.shape[1], v.array.shape[1]])
+        both = op.MatMul(x, np.concatenate([u.array, v.array], axis=1))
+        return op.Split(both, widths, axis=-1, _outputs=2)
+
+    weights = "<float[2,2] p = {1,2,3,4}, float[2,3] q = {1,2,3,4,5,6}>"
+    before = parse(
+        f"g (float[N,2] x) => (float[N,2] y, float[N,3] z) {weights}"
+        "{ a = MatMul(x, p)  y = Relu(a)  b = MatMul(x, q)  z = Abs(b) }"
+    )
+    after = parse(
+        "g (float[N,2] x) => (float[N,2] y, float[N,3] z) "
+        "<float[2,5] w = {1,2,1,2,3,3,4,4,5,6}, int64[2] s = {2,3}>"
+        "{ t = MatMul(x, w)  a, b = Split<axis = -1>(t, s)  y = Relu(a)  z = Abs(b) }"
+    )
+    assert_rewrites(merge_matmuls, before, after)
+
+
+def test_fusing_into_a_cycle_is_refused() -> None:
+    @rule
+    def merge(op: Any, x: Any, u: Any, v: Any) -> Any:
+        return op.Add(x, u), op.Mul(x, v)
+
+    @merge.rewrite
+    def _(op: Any, x: Any, u: Any, v: Any) -> Any:
+        return op.Add(x, u), op.Mul(x, v)
+
+    # The Mul takes what the Add feeds: no node can stand for both.
+    before = parse(
+        "g (float[2] x, float[2] u) => (float[2] y) { a = Add(x, u)  r = Relu(a)  y = Mul(x, r) }"
+    )
+    assert_refuses(merge, before, "fusing would make a cycle")
+
+
+def test_variadic_operands_arrive_as_a_tuple() -> None:
+    @rule
+    def concat_of_one(op: Any, xs: Any = variadic()) -> Any:
+        return op.Concat(xs)
+
+    @concat_of_one.rewrite
+    def _(op: Any, xs: Any) -> Any:
+        return xs[0] if len(xs) == 1 else NoMatch("several inputs")
+
+    before = parse("g (float[2] x) => (float[2] y) { t = Concat<axis = 0>(x)  y = Relu(t) }")
+    after = parse("g (float[2] x) => (float[2] y) { y = Relu(x) }")
+    assert_rewrites(concat_of_one, before, after)
+
+
+def test_metadata_and_names_survive() -> None:
+    model = parse(
+        "g (float[N,4] x, float[4,3] w, float[3] b) => (float[N,3] y) "
+        "{ t = MatMul(x, w)  s = Add(t, b)  y = Relu(s) }"
+    )
+    model.graph[1].metadata_props["pkg.torch.onnx.name_scopes"] = "encoder"
+    run_pass(matmul_add_to_gemm, model)
+    gemm = model.graph[0]
+    assert gemm.metadata_props == {"pkg.torch.onnx.name_scopes": "encoder"}
+    assert gemm.outputs[0].name == "s"
+    assert gemm.outputs[0].dtype == ir.DataType.FLOAT
+    assert gemm.outputs[0].shape is not None
+
+
+def _four() -> ir.Model:
+    body = "".join(f"a{i} = Neg(x)  b{i} = Neg(a{i})  y{i} = Relu(b{i}) " for i in range(4))
+    outputs = ", ".join(f"float[2] y{i}" for i in range(4))
+    return parse(f"g (float[2] x) => ({outputs}) {{ {body} }}")
+
+
+@pytest.mark.parametrize("limit", range(5))
+def test_bisect_limit_does_exactly_the_first_n(limit: int) -> None:
+    model = _four()
+    ctx = run_pass(double_neg, model, limit=limit)
+    assert rewrites(ctx).get("double-neg", 0) == limit
+    assert sum(node.op_type == "Neg" for node in model.graph) == 2 * (4 - limit)
+    assert ctx.reports[0].rules["double-neg"].skipped == 4 - limit
+
+
+def test_disable_by_rule_and_by_pass() -> None:
+    for pattern in ("double-neg", "double-*"):
+        model = _four()
+        ctx = run_pass(double_neg, model, disable=(pattern,))
+        assert not rewrites(ctx)
+        assert len(model.graph) == 12
+
+
+def test_counts_times_and_reasons_are_kept_by_rule() -> None:
+    model = parse(
+        "g (float[N,4] x, float[4,3] w, float[3] b, float[2,2,4] v) "
+        "=> (float[N,3] y, float[2,2,3] z) "
+        "{ t = MatMul(x, w)  y = Add(t, b)  u = MatMul(v, w)  z = Add(u, b) }"
+    )
+    ctx = run_pass(matmul_add_to_gemm, model)
+    entry = ctx.reports[0].rules["matmul-add-to-gemm"]
+    assert entry.rewrites == 1
+    assert entry.seconds > 0
+    assert refusals(ctx) == {"matmul-add-to-gemm": {"x and w must have rank 2": 1}}
+
+
+def test_twice_is_once() -> None:
+    model = _four()
+    run_pass(double_neg, model)
+    text = str(model)
+    ctx = run_pass(double_neg, model)
+    assert not ctx.reports[0].changed
+    assert str(model) == text
+
+
+def test_a_rewrite_asks_only_for_what_is_bound() -> None:
+    made: Rule = rule(name="r")(lambda op, x: op.Neg(x))
+    with pytest.raises(TypeError, match="asks for 'z', which is not bound"):
+        made.rewrite(lambda op, z: z)
+
+
+def test_work_is_linear_in_nodes() -> None:
+    def attempts(count: int) -> int:
+        calls = 0
+
+        @rule
+        def counted(op: Any, x: Any) -> Any:
+            return op.Neg(op.Neg(x))
+
+        @counted.rewrite
+        def _(op: Any, x: Any) -> Any:
+            nonlocal calls
+            calls += 1
+            return x
+
+        x = ir.Value(name="x", type=ir.TensorType(ir.DataType.FLOAT), shape=ir.Shape([2]))
+        nodes, value = [], x
+        for _i in range(count):
+            node = ir.Node("", "Neg", [value])
+            nodes.append(node)
+            value = node.outputs[0]
+        value.type, value.shape, value.name = x.type, x.shape, "y"
+        graph = ir.Graph([x], [value], nodes=nodes, opset_imports={"": 21}, name="g")
+        model = ir.Model(graph, ir_version=10)
+        pass_of("counted", counted)().run(model, PassContext(Target.parse("cpu")))
+        assert len(model.graph) == 1
+        return calls
+
+    assert attempts(1001) == 500
+    assert attempts(2001) == 1000

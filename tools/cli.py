@@ -1,0 +1,101 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The two console scripts, `optimize` and `burnish`, and how errors become exit codes.
+
+Nothing but click is imported here: `--help` must be instant.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+import traceback
+from collections.abc import Callable
+from typing import Any
+
+import click
+
+from burnish.errors import BurnishError
+
+EXIT_INTERNAL = 1
+EXIT_INTERRUPTED = 130  # 128 + SIGINT, as shells report it
+
+# Command -> (module:attribute, one line of help); the module is imported when the command runs.
+_COMMANDS = {
+    "optimize": "burnish.tools.optimize:command",
+    "inspect": "burnish.tools.inspect:command",
+    "passes": "burnish.tools.passes:command",
+    "bench": "burnish.tools.bench:command",
+    "zoo": "burnish.tools.zoo_command:command",
+}
+
+
+class LazyGroup(click.Group):
+    """A group whose commands are imported on first use."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Return the names in the order of the table."""
+        return list(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import one command."""
+        if cmd_name not in _COMMANDS:
+            return None
+        module, _, attribute = _COMMANDS[cmd_name].partition(":")
+        found: click.Command = getattr(importlib.import_module(module), attribute)
+        return found
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="burnish")
+def group() -> None:
+    """Optimize neural networks: never slower, never wrong, never silent."""
+
+
+def main() -> None:
+    """Run the console script `burnish`."""
+    run(group, "burnish")
+
+
+def optimize_main() -> None:
+    """Run the console script `optimize`."""
+    from burnish.tools.optimize import command
+
+    run(command, "optimize")
+
+
+def run(command: click.Command, name: str) -> None:
+    """Run a click command, turning every error into one line and the documented exit code."""
+    debug = "--debug" in sys.argv
+    try:
+        code = command.main(prog_name=name, standalone_mode=False)
+    except click.exceptions.Exit as leave:
+        code = leave.exit_code
+    except click.Abort:
+        code = EXIT_INTERRUPTED
+    except click.ClickException as error:
+        error.show()
+        code = error.exit_code
+    except BurnishError as error:
+        code = _fail(name, error, debug, error.exit_code)
+    except KeyboardInterrupt:
+        code = EXIT_INTERRUPTED
+    except Exception as error:
+        code = _fail(name, error, debug, EXIT_INTERNAL)
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _fail(name: str, error: Exception, debug: bool, code: int) -> int:
+    if debug:
+        traceback.print_exc()
+    message = str(error) if isinstance(error, BurnishError) else f"internal error: {error!r}"
+    for note in getattr(error, "__notes__", ()):
+        message += f"; {note}"
+    click.echo(f"{name}: error: {message}", err=True)
+    return code
+
+
+def debug_option(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Add `--debug`, which `run` reads from the command line itself."""
+    return click.option(
+        "--debug", is_flag=True, expose_value=False, help="Show the traceback of an error."
+    )(function)

@@ -1,0 +1,193 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`optimize MODEL`: the main job."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import sys
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from burnish.errors import BurnishError, InputError
+from burnish.tools.cli import debug_option
+
+if TYPE_CHECKING:
+    from burnish.api import Optimized
+    from burnish.passes.instrument import Instrument
+    from burnish.passes.pipeline import Pipeline
+
+_EPILOG = (
+    "Exit codes: 0 done, 1 internal error, 2 bad usage or input, 3 verification failed, "
+    "4 a budget was missed."
+)
+
+
+@click.command(
+    name="optimize", epilog=_EPILOG, context_settings={"help_option_names": ["-h", "--help"]}
+)
+@click.argument("model")
+@click.option("-o", "--output", help="Where to write; default MODEL.opt.onnx.")
+@click.option("--passes", default="fuse", show_default=True, help="Pipeline, e.g. fuse,quant.")
+@click.option("--target", default="cpu", show_default=True, help="What to optimize for.")
+@click.option("--calib", metavar="DIR|FILE.npz|MODULE:FUNCTION", help="Sample inputs.")
+@click.option(
+    "--verify",
+    type=click.Choice(["each", "end", "off"]),
+    default="end",
+    show_default=True,
+    help="When to check structure and numbers.",
+)
+@click.option(
+    "--max-error", type=click.FloatRange(min=0), help="Largest relative RMS output error allowed."
+)
+@click.option("--report", metavar="R.json", help="Write the report as JSON.")
+@click.option("--dry-run", is_flag=True, help="Show the expanded pipeline; write nothing.")
+@click.option("--timing", is_flag=True, help="Show seconds by pass and rule.")
+@click.option("--print-ir-after", multiple=True, metavar="PASS|all", help="Print the model after.")
+@click.option("--bisect-limit", type=click.IntRange(min=0), help="Do only the first N rewrites.")
+@click.option("--disable", multiple=True, metavar="NAME", help="Hold back a pass or rule (glob).")
+@click.option("--seed", type=int, default=0, show_default=True, help="Seed of random choices.")
+@click.option("--force", is_flag=True, help="Allow -o to name the input.")
+@click.option("--quiet", "-q", is_flag=True, help="Print errors only.")
+@click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
+@debug_option
+def command(
+    model: str,
+    output: str | None,
+    passes: str,
+    target: str,
+    calib: str | None,
+    verify: Any,
+    max_error: float | None,
+    report: str | None,
+    dry_run: bool,
+    timing: bool,
+    print_ir_after: tuple[str, ...],
+    bisect_limit: int | None,
+    disable: tuple[str, ...],
+    seed: int,
+    force: bool,
+    quiet: bool,
+    as_json: bool,
+) -> None:
+    """Optimize MODEL (an .onnx file, a .pt2 program, or module:function) by composable passes."""
+    from burnish import api
+    from burnish.passes.pipeline import Pipeline
+    from burnish.passes.reproducer import FailureWatch
+    from burnish.tools import present
+
+    destination = Path(output) if output is not None else _default_output(model)
+    _check_destinations(model, destination, report, force=force)
+    pipeline = Pipeline.parse(passes)
+    if dry_run:
+        present.dry_run(pipeline, model, target, calib)
+        return
+    watch = FailureWatch()
+    instruments = [watch, *_instruments(pipeline, bisect_limit, disable, print_ir_after)]
+    try:
+        result = api.optimize(
+            model,
+            pipeline,
+            output=destination,
+            target=target,
+            calibration=calib,
+            verify=verify,
+            max_error=max_error,
+            seed=seed,
+            instruments=instruments,
+            progress=None if quiet or as_json else present.progress,
+        )
+    except BurnishError:
+        raise
+    except Exception as error:
+        error.add_note(_write_reproducer(error, watch, destination))
+        raise
+    _deliver(result, destination, report, as_json=as_json, quiet=quiet, timing=timing)
+
+
+def _default_output(model: str) -> Path:
+    path = Path(model)
+    if path.exists() or path.suffix:
+        return path.with_name(f"{path.stem}.opt.onnx")
+    return Path(f"{model.rpartition(':')[2]}.opt.onnx")
+
+
+def _check_destinations(model: str, output: Path, report: str | None, *, force: bool) -> None:
+    """Refuse before the work what could only fail after it."""
+    for path in (output, *([Path(report)] if report else [])):
+        if path.is_dir():
+            raise InputError(f"output {path} is a folder", hint="name a file")
+        if not path.parent.is_dir():
+            raise InputError(f"output folder {path.parent} does not exist", hint="create it")
+        if not os.access(path.parent, os.W_OK):
+            raise InputError(
+                f"output folder {path.parent} cannot be written", hint="choose another with -o"
+            )
+    source = Path(model)
+    if source.exists() and output.exists() and output.samefile(source) and not force:
+        raise InputError(f"output {output} is the input", hint="add --force to overwrite it")
+
+
+def _instruments(
+    pipeline: Pipeline,
+    bisect_limit: int | None,
+    disable: tuple[str, ...],
+    print_ir_after: tuple[str, ...],
+) -> list[Instrument]:
+    from burnish.passes import registry
+    from burnish.passes.instrument import BisectLimit, Disable, PrintIR
+
+    known = pipeline.rule_names()
+    for option, patterns in (("--disable", disable), ("--print-ir-after", print_ir_after)):
+        for pattern in patterns:
+            if pattern == "all" and option == "--print-ir-after":
+                continue
+            if not any(fnmatchcase(name, pattern) for name in known):
+                raise InputError(
+                    f"{option} {pattern!r} names no pass or rule of this pipeline",
+                    hint=registry.nearest(pattern, known),
+                )
+    chosen: list[Instrument] = []
+    if bisect_limit is not None:
+        chosen.append(BisectLimit(bisect_limit))
+    if disable:
+        chosen.append(Disable(disable))
+    if print_ir_after:
+        chosen.append(PrintIR(print_ir_after))
+    return chosen
+
+
+def _deliver(
+    result: Optimized,
+    destination: Path,
+    report: str | None,
+    *,
+    as_json: bool,
+    quiet: bool,
+    timing: bool,
+) -> None:
+    from burnish.files import write_aside
+    from burnish.tools import present
+
+    text = json.dumps(result.report.as_dict(), indent=2, default=str)
+    if report is not None:
+        with write_aside(report) as aside:
+            aside.write_text(text + "\n", encoding="utf-8")
+    if as_json:
+        click.echo(text)
+    elif not quiet:
+        present.summary(result.report, destination, timing=timing)
+
+
+def _write_reproducer(error: Exception, watch: Any, destination: Path) -> str:
+    from burnish import api
+    from burnish.passes.reproducer import write_bundle
+
+    path = destination.with_name(f"{destination.stem}.reproducer.zip")
+    write_bundle(path, error, watch, command=shlex.join(sys.argv), versions=api.versions())
+    return f"please report it with {path}"

@@ -1,0 +1,148 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How the command line shows things: tables and progress bars, by rich."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from burnish.passes.pipeline import Pipeline
+    from burnish.passes.report import PassReport, Report
+
+T = TypeVar("T")
+
+
+def table(title: str, columns: Iterable[str], rows: Iterable[Iterable[str]]) -> Table:
+    """Return a plain table; columns after the first are right-aligned."""
+    from rich import box
+    from rich.table import Table
+
+    made = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left", title_style="bold")
+    for index, column in enumerate(columns):
+        made.add_column(column, justify="left" if index == 0 else "right", overflow="fold")
+    for row in rows:
+        made.add_row(*row)
+    return made
+
+
+def show(*things: object) -> None:
+    """Print to standard output, styled where it is a terminal."""
+    from rich.console import Console
+
+    console = Console(highlight=False, soft_wrap=False)
+    for thing in things:
+        console.print(thing, markup=False)
+
+
+def progress(items: Iterable[T], total: int | None, label: str) -> Iterator[T]:
+    """Wrap an iterable in a progress bar on standard error; none where that is no terminal."""
+    if not sys.stderr.isatty():
+        yield from items
+        return
+    from rich.console import Console
+    from rich.progress import track
+
+    yield from track(
+        items, total=total, description=label, console=Console(stderr=True), transient=True
+    )
+
+
+def size(count: float) -> str:
+    """Return a number of bytes for people: `12.3 MB` (powers of ten)."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if abs(count) < 1000 or unit == "GB":
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1000
+    raise AssertionError("unreachable")
+
+
+def summary(report: Report, destination: Path, *, timing: bool) -> None:
+    """Print what an optimization did."""
+    before, after = report.before, report.after
+    rows = [
+        ("nodes", str(before.nodes), str(after.nodes), _ratio(after.nodes, before.nodes)),
+        ("weights", size(before.bytes), size(after.bytes), _ratio(after.bytes, before.bytes)),
+        ("opset", str(before.opset), str(after.opset), ""),
+    ]
+    show(table(report.input["source"], ("", "before", "after", "ratio"), rows))
+    fired = [
+        (name, str(count)) for item in report.passes for name, count in rule_counts(item).items()
+    ]
+    merged: dict[str, int] = {}
+    for name, count in fired:
+        merged[name] = merged.get(name, 0) + int(count)
+    if merged:
+        ordered = sorted(merged.items(), key=lambda pair: (-pair[1], pair[0]))
+        show("rewrites: " + ", ".join(f"{name} {count}" for name, count in ordered))
+    if timing:
+        show(timing_table(report))
+    for check in report.verification.get("checks", ()):
+        kind = "same within rounding" if check["lossless"] else "changed on purpose"
+        show(f"checked: relative error {check['error']:.2e} against the original ({kind})")
+    for line in report.warnings:
+        show(f"note: {line}")
+    show(f"wrote {destination} in {report.seconds:.1f} s")
+
+
+def _ratio(after: float, before: float) -> str:
+    return f"{after / before:.2f}" if before else ""
+
+
+def rule_counts(report: PassReport) -> dict[str, int]:
+    """Return rule -> rewrites of a pass and the passes it ran."""
+    counts = {name: entry.rewrites for name, entry in report.rules.items() if entry.rewrites}
+    for member in report.members:
+        for name, count in rule_counts(member).items():
+            counts[name] = counts.get(name, 0) + count
+    return counts
+
+
+def timing_table(report: Report) -> Table:
+    """Return seconds by pass and, below each, by rule."""
+    rows: list[tuple[str, str, str]] = []
+
+    def add(item: PassReport, indent: int) -> None:
+        pad = "  " * indent
+        rows.append((f"{pad}{item.text}", f"{item.seconds:.3f}", str(item.rewrites)))
+        for name, entry in item.rules.items():
+            if entry.rewrites:
+                rows.append((f"{pad}  - {name}", f"{entry.seconds:.3f}", str(entry.rewrites)))
+        for member in item.members:
+            add(member, indent + 1)
+
+    for item in report.passes:
+        add(item, 0)
+    return table("timing", ("pass", "seconds", "rewrites"), rows)
+
+
+def dry_run(pipeline: Pipeline, model: str, target: str, calib: str | None) -> None:
+    """Load and check everything, and print the pipeline as it would run."""
+    from burnish import frontends
+    from burnish.backends.target import Target
+    from burnish.passes.calibration import CalibrationSource
+    from burnish.passes.report import ModelStats
+
+    on = Target.parse(target)
+    loaded = frontends.load(model)
+    if calib is not None:
+        samples = CalibrationSource.open(calib, loaded.model.graph.inputs)
+        show(f"calibration: {len(samples)} samples")
+    stats = ModelStats.of(loaded.model)
+    show(f"{model}: {stats.nodes} nodes, {size(stats.bytes)}, opset {stats.opset}")
+    features = ", ".join(sorted(on.isa))
+    show(f"target: {on.name} ({features})" if features else f"target: {on.name}")
+    rows = [(str(item), _first_line(item.__doc__)) for item in pipeline.expand().passes]
+    made = table("pipeline", ("pass", "what it does"), rows)
+    made.columns[1].justify = "left"
+    show(made, f"as text: {pipeline.expand()}")
+    for note in loaded.notes:
+        show(f"note: {note}")
+
+
+def _first_line(text: str | None) -> str:
+    return (text or "").strip().split("\n")[0]
