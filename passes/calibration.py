@@ -1,0 +1,377 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Sample inputs of a model, streamed: read again for each sweep, never all in memory.
+
+Three forms can be named on a command line:
+
+    DIR               a folder of .npz files, one sample each, keyed by input name
+    FILE.npz          one array an input, with a leading axis that counts the samples
+    module:function   a function without arguments that returns an iterable of feed dicts
+"""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import hashlib
+import importlib
+import itertools
+import sys
+import zipfile
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+
+from burnish.errors import InputError
+
+Feeds = dict[str, np.ndarray]
+Factory = Callable[[], Iterable[Mapping[str, Any]]]
+
+
+@dataclass(frozen=True)
+class InputSpec:
+    """What a model expects for one input.
+
+    Attributes:
+        name: Name of the input.
+        dtype: Its NumPy type, or None if the model does not say.
+        shape: One entry a dimension: a size, or None for a symbolic one; None if the rank is free.
+    """
+
+    name: str
+    dtype: np.dtype[Any] | None
+    shape: tuple[int | None, ...] | None
+
+    @staticmethod
+    def of(value: ir.Value) -> InputSpec:
+        """Read the specification of a graph input."""
+        dims = None if value.shape is None else tuple(value.shape)
+        return InputSpec(
+            value.name or "",
+            None if value.dtype is None else np.dtype(value.dtype.numpy()),
+            None if dims is None else tuple(d if isinstance(d, int) else None for d in dims),
+        )
+
+    def __str__(self) -> str:
+        dtype = "any type" if self.dtype is None else self.dtype.name
+        if self.shape is None:
+            return dtype
+        return f"{dtype}[{','.join('?' if dim is None else str(dim) for dim in self.shape)}]"
+
+
+class CalibrationSource:
+    """A re-iterable of feed dicts `{input name: array}`, each checked against the model's inputs.
+
+    Iterating raises `InputError` at the first sample that does not fit: a missing, unknown, empty
+    or NaN array, a wrong dtype or shape; or if there are no samples at all.
+    """
+
+    def __init__(
+        self,
+        factory: Factory,
+        inputs: Iterable[ir.Value],
+        *,
+        label: str = "calibration data",
+        name_of: Callable[[int], str] = "sample {}".format,
+        limit: int | None = None,
+    ) -> None:
+        self._factory = factory
+        # An input with an initializer has a default: samples need not give it.
+        values = list(inputs)
+        self._known = {spec.name: spec for spec in map(InputSpec.of, values)}
+        self._required = [v.name or "" for v in values if not v.is_initializer()]
+        self._label = label
+        self._name_of = name_of
+        self._limit = limit
+        self._length: int | None = None
+        self._digest: str | None = None
+
+    @staticmethod
+    def open(
+        where: str, inputs: Iterable[ir.Value], *, limit: int | None = None
+    ) -> CalibrationSource:
+        """Open `DIR`, `FILE.npz` or `module:function`; see the module's description.
+
+        Args:
+            where: One of the three forms.
+            inputs: The graph inputs of the model the samples are for.
+            limit: Take the first `limit` samples only.
+
+        Raises:
+            InputError: there is no such thing, or its first sample does not fit the model.
+        """
+        inputs = list(inputs)
+        path = Path(where)
+        if path.is_dir():
+            files = sorted(path.glob("*.npz"))
+            source = CalibrationSource(
+                _folder(path, files),
+                inputs,
+                label=where,
+                name_of=lambda index: files[index].name,
+                limit=limit,
+            )
+        elif path.suffix == ".npz" or path.is_file():
+            ranks = {v.name or "": None if v.shape is None else len(v.shape) for v in inputs}
+            source = CalibrationSource(_archive(path, ranks), inputs, label=where, limit=limit)
+        elif ":" in where:
+            source = CalibrationSource(_function(where), inputs, label=where, limit=limit)
+        else:
+            raise InputError(
+                f"calibration data {where!r} is neither a folder, an .npz file nor module:function",
+                hint="check the path",
+            )
+        source._check_first()
+        return source
+
+    @staticmethod
+    def from_iterable(
+        factory: Factory, inputs: Iterable[ir.Value], *, limit: int | None = None
+    ) -> CalibrationSource:
+        """Wrap a function that returns a fresh iterable of feed dicts each time it is called.
+
+        Raises:
+            InputError: its first sample does not fit the model.
+        """
+        source = CalibrationSource(factory, inputs, limit=limit)
+        source._check_first()
+        return source
+
+    def __iter__(self) -> Iterator[Feeds]:
+        """Yield the samples in order."""
+        count = 0
+        for index, sample in enumerate(itertools.islice(self._factory(), self._limit)):
+            yield self._checked(sample, index)
+            count += 1
+        if count == 0 and not self._length:
+            raise InputError(f"{self._label}: there are no samples")
+        if self._length is not None and count != self._length:
+            raise InputError(
+                f"{self._label}: {self._length} samples the first time, {count} now",
+                hint="pass a function that makes a fresh iterable, not an iterator",
+            )
+        self._length = count
+
+    def __len__(self) -> int:
+        """Return the number of samples; reads them once if that is not known yet."""
+        if self._length is None:
+            for _ in self:
+                pass
+        assert self._length is not None
+        return self._length
+
+    @property
+    def digest(self) -> str:
+        """SHA-256, in hexadecimal, over names, dtypes, shapes and contents in order."""
+        if self._digest is None:
+            sha = hashlib.sha256()
+            for feeds in self:
+                for name, array in sorted(feeds.items()):
+                    sha.update(f"{name}\0{array.dtype.str}\0{array.shape}\0".encode())
+                    sha.update(np.ascontiguousarray(array).data)
+            self._digest = sha.hexdigest()
+        return self._digest
+
+    def _check_first(self) -> None:
+        made = self._factory()
+        if isinstance(made, Iterator) and made is self._factory():
+            raise InputError(
+                f"{self._label} can be read only once, and quantization reads it several times",
+                hint="pass a list, or a function that makes a fresh iterable",
+            )
+        first = next(iter(made), None)
+        if first is None:
+            raise InputError(f"{self._label}: there are no samples")
+        self._checked(first, 0)
+
+    def _checked(self, sample: Mapping[str, Any], index: int) -> Feeds:
+        where = f"{self._label}: {self._name_of(index)}"
+        if not isinstance(sample, Mapping):
+            raise InputError(f"{where} is a {type(sample).__name__}, not a dict of input arrays")
+        for name in sample:
+            if name not in self._known:
+                near = difflib.get_close_matches(str(name), list(self._known), n=1)
+                hint = f"did you mean {near[0]!r}?" if near else f"inputs: {', '.join(self._known)}"
+                raise InputError(f"{where}: the model has no input {name!r}", hint=hint)
+        for name in self._required:
+            if name not in sample:
+                raise InputError(f"{where}: input {name!r} is missing")
+        return {
+            name: _checked_array(np.asarray(sample[name]), self._known[name], where)
+            for name in self._known
+            if name in sample
+        }
+
+
+def _checked_array(array: np.ndarray, spec: InputSpec, where: str) -> np.ndarray:
+    where = f"{where}: input {spec.name!r}"
+    if spec.dtype is not None and array.dtype != spec.dtype:
+        raise InputError(
+            f"{where} is {array.dtype.name}, the model takes {spec.dtype.name}",
+            hint=f"convert it with .astype({spec.dtype.name!r})",
+        )
+    if spec.shape is not None:
+        fits = len(array.shape) == len(spec.shape) and all(
+            wanted is None or wanted == size
+            for wanted, size in zip(spec.shape, array.shape, strict=True)
+        )
+        if not fits:
+            raise InputError(f"{where} has shape {list(array.shape)}, the model takes {spec}")
+    if array.size == 0:
+        raise InputError(f"{where} is empty: shape {list(array.shape)}")
+    # Infinity is a legitimate input (attention masks); NaN never is.
+    if array.dtype.kind == "f" and bool(np.isnan(array).any()):
+        raise InputError(f"{where} contains NaN")
+    return array
+
+
+# --- the three forms -----------------------------------------------------------------------------
+
+
+def _folder(folder: Path, files: Sequence[Path]) -> Factory:
+    if not files:
+        raise InputError(f"calibration folder {folder} has no .npz files")
+
+    def samples() -> Iterator[Feeds]:
+        for path in files:
+            with _reading(path), np.load(path, allow_pickle=False) as archive:
+                sample = {name: archive[name] for name in archive.files}
+            yield sample
+
+    return samples
+
+
+def _archive(path: Path, ranks: Mapping[str, int | None]) -> Factory:
+    if not path.is_file():
+        raise InputError(f"calibration file {path} does not exist")
+
+    def samples() -> Iterator[Feeds]:
+        with contextlib.ExitStack() as stack:
+            with _reading(path):
+                archive = stack.enter_context(zipfile.ZipFile(path))
+                members = {
+                    name.removesuffix(".npy"): stack.enter_context(_Member(archive, name))
+                    for name in archive.namelist()
+                }
+            lengths = {name: member.length() for name, member in members.items()}
+            if len(set(lengths.values())) > 1:
+                listed = ", ".join(f"{name} {count}" for name, count in sorted(lengths.items()))
+                raise InputError(f"{path}: the inputs have different numbers of samples: {listed}")
+            for _ in range(next(iter(lengths.values()), 0)):
+                with _reading(path):
+                    sample = {name: m.read(ranks.get(name)) for name, m in members.items()}
+                yield sample
+
+    return samples
+
+
+class _Member:
+    """One array of an .npz file, read a sample at a time along its first axis."""
+
+    def __init__(self, archive: zipfile.ZipFile, name: str) -> None:
+        self._name = name
+        self._stream = archive.open(name)
+        version = np.lib.format.read_magic(self._stream)
+        read_header = (
+            np.lib.format.read_array_header_1_0
+            if version == (1, 0)
+            else np.lib.format.read_array_header_2_0
+        )
+        self.shape, self._fortran, self.dtype = read_header(self._stream)
+        if self.dtype.hasobject:
+            raise ValueError(f"{name} holds Python objects")
+        self._whole: Iterator[np.ndarray] | None = None
+
+    def __enter__(self) -> _Member:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stream.close()
+
+    def length(self) -> int:
+        """Return the number of samples."""
+        if not self.shape:
+            raise InputError(f"{self._name}: a single number has no axis that counts the samples")
+        return int(self.shape[0])
+
+    def read(self, rank: int | None) -> np.ndarray:
+        """Read the next sample, for an input of that rank.
+
+        In an array of the input's own rank the first axis counts batches of size one: it stays.
+        """
+        sample = self._next()
+        return sample[None] if rank == len(self.shape) else sample
+
+    def _next(self) -> np.ndarray:
+        if self._fortran:  # samples are interleaved, so there is no reading one alone
+            if self._whole is None:
+                flat = np.frombuffer(self._stream.read(), dtype=self.dtype)
+                self._whole = iter(flat.reshape(self.shape, order="F"))
+            return np.ascontiguousarray(next(self._whole))
+        shape = self.shape[1:]
+        size = int(np.prod(shape, dtype=np.int64)) * self.dtype.itemsize
+        data = self._stream.read(size)
+        if len(data) != size:
+            raise ValueError(f"{self._name} is truncated")
+        return np.frombuffer(data, dtype=self.dtype).reshape(shape)
+
+
+def _function(where: str) -> Factory:
+    module_name, _, name = where.partition(":")
+    with _importable_from_here():
+        try:
+            module = importlib.import_module(module_name)
+        except ImportError as error:
+            raise InputError(
+                f"calibration data {where!r}: module {module_name!r} cannot be imported: {error}",
+                hint="check the name, and that it lies in the current folder or is installed",
+            ) from error
+    function = getattr(module, name, None)
+    if not callable(function):
+        near = difflib.get_close_matches(name, dir(module), n=1)
+        raise InputError(
+            f"calibration data {where!r}: module {module_name!r} has no function {name!r}",
+            hint=f"did you mean {near[0]!r}?" if near else None,
+        )
+
+    def samples() -> Iterator[Mapping[str, Any]]:
+        try:
+            yield from function()
+        except InputError:
+            raise
+        except Exception as error:
+            raise InputError(
+                f"calibration data {where!r} failed: {type(error).__name__}: {error}",
+                hint="it must return an iterable of dicts from input name to array",
+            ) from error
+
+    return samples
+
+
+@contextlib.contextmanager
+def _importable_from_here() -> Iterator[None]:
+    """Let imports find modules in the current folder, as `python -m` does, after all others."""
+    here = str(Path.cwd())
+    added = here not in sys.path
+    if added:
+        sys.path.append(here)
+    try:
+        yield
+    finally:
+        if added:
+            sys.path.remove(here)
+
+
+@contextlib.contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, ValueError, zipfile.BadZipFile, EOFError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise InputError(
+            f"{path} is not a readable .npz file of plain arrays: {reason}",
+            hint="write it with numpy.savez(path, input_name=array)",
+        ) from error
