@@ -1,0 +1,415 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Carry a model to onnx-graphsurgeon and back without its weights, and without losses.
+
+A `gs.Graph` has no place for much of a model, and reads every weight into memory. So the weights
+stay where they are, each constant of the graph standing for one and reading it only when a function
+asks for its values; and the graph is exported twice, before the function and after it: where the
+two exports agree, the original stands, with all that graphsurgeon dropped.
+
+Imported only when a graphsurgeon pass runs.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import weakref
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx_graphsurgeon as gs  # noqa: TID253  (this module itself is imported late)
+import onnx_ir as ir
+from onnx_graphsurgeon.ir.tensor import LazyValues  # noqa: TID253
+
+from burnish.errors import InputError
+from burnish.passes.fingerprint import fingerprint, graph_fingerprint
+from burnish.passes.foreign import blaming
+from burnish.passes.report import all_graphs
+
+_LOCATION = "burnish.weight:"
+_QUANTIZATION = "quant_parameter_tensor_names"
+_COMPARE_BYTES = 1 << 24
+_LISTS = frozenset(getattr(onnx.AttributeProto, name) for name in ("FLOATS", "INTS", "STRINGS"))
+_CARRIED = _LISTS | frozenset(
+    getattr(onnx.AttributeProto, name) for name in ("FLOAT", "INT", "STRING", "TENSOR", "GRAPH")
+)
+
+
+def through_graphsurgeon(
+    model: ir.Model, name: str, function: Callable[[gs.Graph], gs.Graph | None]
+) -> ir.Model | None:
+    """Apply a graphsurgeon function to `model`, which is used up; None if it changes nothing.
+
+    What the function prints goes to stderr, as graphsurgeon's own log does.
+
+    Raises:
+        InputError: the function raises, returns something else than a graph, or leaves a graph
+            that is none; or the model has a form that graphsurgeon cannot express.
+    """
+    _check(model)
+    weights = _Weights()
+    weights.detach(model)
+    proto = ir.to_proto(model)
+    _hide_what_is_not_carried(proto)
+    with contextlib.redirect_stdout(sys.stderr):
+        with gs.logger.G_LOGGER.suppress():
+            graph = gs.import_onnx(proto)
+            weights.lend(graph)
+            before = _exported(graph, weights, proto)
+        with blaming(f"graphsurgeon function {name}"):
+            returned = function(graph)
+            result = graph if returned is None else returned
+            if not isinstance(result, gs.Graph):
+                raise TypeError(f"it returned a {type(result).__name__}, not a gs.Graph or None")
+            with gs.logger.G_LOGGER.suppress(gs.logger.G_LOGGER.ERROR):
+                after = _exported(result, weights, proto)
+            after.graph.sort()
+            for each in after.functions.values():
+                each.sort()
+    if fingerprint(before) == fingerprint(after):
+        return None
+    _restore_model(model, before, after)
+    weights.attach(after)
+    return after
+
+
+def _check(model: ir.Model) -> None:
+    for domain, name, overload in model.functions:
+        if overload:
+            raise InputError(f"function {domain}::{name} has overloads, unknown to graphsurgeon")
+    for graph in all_graphs(model):
+        for node in graph:
+            for attribute in node.attributes.values():
+                if attribute.type == ir.AttributeType.GRAPHS:
+                    raise InputError(
+                        f"node {node.name!r}: attribute {attribute.name!r} holds a list of "
+                        "graphs, unknown to graphsurgeon"
+                    )
+
+
+class _Weights:
+    """The tensors kept aside, and what stands for them meanwhile."""
+
+    def __init__(self) -> None:
+        self.tensors: list[ir.TensorProtocol] = []
+        self.exporting = False
+        self._read: dict[int, tuple[weakref.ref[np.ndarray], int]] = {}
+
+    def keep(self, tensor: ir.TensorProtocol) -> int:
+        """Keep a tensor; returns its number."""
+        self.tensors.append(tensor)
+        return len(self.tensors) - 1
+
+    def detach(self, model: ir.Model) -> None:
+        """Put a placeholder in place of every tensor of `model`."""
+        for graph in all_graphs(model):
+            for value in graph.initializers.values():
+                if _is_detachable(value.const_value):
+                    value.const_value = self._placeholder(value.const_value, value.name)
+            for node in graph:
+                for name, attribute in node.attributes.items():
+                    if _is_tensor(attribute) and _is_detachable(attribute.as_tensor()):
+                        tensor = self._placeholder(attribute.as_tensor(), None)
+                        node.attributes[name] = ir.AttrTensor(
+                            name, tensor, doc_string=attribute.doc_string
+                        )
+
+    def attach(self, model: ir.Model) -> None:
+        """Put the tensors back in place of the placeholders."""
+        for graph in all_graphs(model):
+            for value in graph.initializers.values():
+                if value.const_value is not None:
+                    value.const_value = self._original(value.const_value)
+            for node in graph:
+                for name, attribute in node.attributes.items():
+                    if _is_tensor(attribute):
+                        tensor = self._original(attribute.as_tensor())
+                        node.attributes[name] = ir.AttrTensor(
+                            name, tensor, doc_string=attribute.doc_string
+                        )
+
+    def lend(self, graph: gs.Graph) -> None:
+        """Let the constants of an imported graph stand for the tensors."""
+        for constant in _constants(graph):
+            number = _number_of(_location(constant._values.tensor))
+            if number is not None:
+                constant._values = _Weight(self, number)
+
+    def take(self, graph: gs.Graph) -> None:
+        """Keep the arrays that a function put into constants, so that exporting copies none."""
+        for constant in _constants(graph):
+            array = constant._values
+            if not isinstance(array, np.ndarray) or array.dtype.kind in "OSU":
+                continue
+            if constant._export_dtype in (None, array.dtype):
+                constant._values = _Weight(self, self._number_of_array(array))
+
+    def read(self, number: int) -> np.ndarray:
+        """Return a copy of a tensor that a function may write to."""
+        array = np.array(self.tensors[number].numpy())
+        self._read[id(array)] = (weakref.ref(array), number)
+        return array
+
+    def _number_of_array(self, array: np.ndarray) -> int:
+        reference, number = self._read.get(id(array), (None, -1))
+        lent = reference is not None and reference() is array
+        if lent and _same_bytes(array, self.tensors[number].numpy()):
+            return number  # read but not written to
+        return self.keep(ir.tensor(array))
+
+    def _placeholder(self, tensor: ir.TensorProtocol | None, name: str | None) -> ir.ExternalTensor:
+        assert tensor is not None
+        return ir.ExternalTensor(
+            f"{_LOCATION}{self.keep(tensor)}",
+            None,
+            None,
+            tensor.dtype,
+            shape=ir.Shape(tensor.shape.numpy()),
+            name=name or tensor.name or "",
+        )
+
+    def _original(self, tensor: ir.TensorProtocol) -> ir.TensorProtocol:
+        if not isinstance(tensor, ir.ExternalTensor):
+            return tensor
+        number = _number_of(str(tensor.location))
+        return tensor if number is None else self.tensors[number]
+
+
+class _Weight(LazyValues):
+    """Values of a constant, read from the kept tensor when they are asked for."""
+
+    def __init__(self, weights: _Weights, number: int) -> None:
+        self.weights = weights
+        self.number = number
+        source = weights.tensors[number]
+        described = onnx.TensorProto(data_type=source.dtype.value, dims=source.shape.numpy())
+        self.shape = list(described.dims)
+        self.dtype = gs.importers.onnx_importer.get_onnx_tensor_dtype(described)
+        self.nbytes = source.nbytes
+
+    @property
+    def tensor(self) -> onnx.TensorProto:
+        """What graphsurgeon exports: the data, or in our own exports its number."""
+        source = self.weights.tensors[self.number]
+        proto = onnx.TensorProto(data_type=source.dtype.value, dims=source.shape.numpy())
+        if self.weights.exporting:
+            proto.data_location = onnx.TensorProto.EXTERNAL
+            proto.external_data.add(key="location", value=f"{_LOCATION}{self.number}")
+        else:
+            proto.raw_data = source.tobytes()
+        return proto
+
+    def load(self) -> np.ndarray:
+        return self.weights.read(self.number)
+
+    def __deepcopy__(self, memo: Any) -> _Weight:
+        return self
+
+
+def _is_tensor(attribute: ir.Attr) -> bool:
+    return attribute.type == ir.AttributeType.TENSOR and not attribute.is_ref()
+
+
+def _is_detachable(tensor: ir.TensorProtocol | None) -> bool:
+    return tensor is not None and tensor.dtype != ir.DataType.STRING
+
+
+def _location(proto: onnx.TensorProto) -> str:
+    return next((entry.value for entry in proto.external_data if entry.key == "location"), "")
+
+
+def _number_of(location: str) -> int | None:
+    return int(location[len(_LOCATION) :]) if location.startswith(_LOCATION) else None
+
+
+def _same_bytes(array: np.ndarray, other: np.ndarray) -> bool:
+    if array.dtype != other.dtype or array.shape != other.shape:
+        return False
+    mine = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+    theirs = np.ascontiguousarray(other).reshape(-1).view(np.uint8)
+    return all(
+        np.array_equal(mine[at : at + _COMPARE_BYTES], theirs[at : at + _COMPARE_BYTES])
+        for at in range(0, mine.size, _COMPARE_BYTES)
+    )
+
+
+def _constants(graph: gs.Graph) -> Iterator[gs.Constant]:
+    """Yield every constant of a graph, its subgraphs, functions and attributes, once."""
+    seen: set[int] = set()
+    pending: list[gs.Graph] = [graph, *graph.functions]
+    while pending:
+        each = pending.pop()
+        tensors = [*each.inputs, *each.outputs]
+        for node in each.nodes:
+            tensors += [*node.inputs, *node.outputs]
+            for attribute in node.attrs.values():
+                if isinstance(attribute, gs.Graph):
+                    pending.append(attribute)
+                elif isinstance(attribute, gs.Tensor):
+                    tensors.append(attribute)
+        for tensor in tensors:
+            if isinstance(tensor, gs.Constant) and id(tensor) not in seen:
+                seen.add(id(tensor))
+                yield tensor
+
+
+def _exported(graph: gs.Graph, weights: _Weights, original: onnx.ModelProto) -> ir.Model:
+    weights.take(graph)
+    weights.exporting = True
+    try:
+        proto = gs.export_onnx(graph, do_type_check=False)
+    finally:
+        weights.exporting = False
+    _put_initializers_in_place(proto.graph, original.graph)
+    model: ir.Model = ir.from_proto(proto)
+    return model
+
+
+def _put_initializers_in_place(graph: onnx.GraphProto, original: onnx.GraphProto) -> None:
+    """Undo what graphsurgeon does to initializers: drop unused ones, copy outer ones to subgraphs.
+
+    One that only a subgraph uses, also as the subgraph's output, is seen as unused by it, too.
+    """
+    have = {tensor.name for tensor in graph.initializer}
+    made = {name for node in graph.node for name in node.output} | {v.name for v in graph.input}
+    used = {name for node in original.node for name in node.input}
+    used |= {value.name for value in original.output}
+    inner = {tensor.name: tensor for each in _subgraphs(graph) for tensor in each.initializer}
+    for tensor in original.initializer:
+        if tensor.name in have or tensor.name in made:
+            continue
+        if tensor.name in inner:
+            graph.initializer.append(inner[tensor.name])
+        elif tensor.name not in used:
+            graph.initializer.append(tensor)
+    _drop_copies(graph, frozenset())
+
+
+def _drop_copies(graph: onnx.GraphProto, outer: frozenset[str]) -> None:
+    for index in reversed(range(len(graph.initializer))):
+        if graph.initializer[index].name in outer:
+            del graph.initializer[index]
+    names = outer | {tensor.name for tensor in graph.initializer}
+    for node in graph.node:
+        for attribute in node.attribute:
+            if attribute.type == onnx.AttributeProto.GRAPH:
+                _drop_copies(attribute.g, names)
+
+
+def _subgraphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
+    for node in graph.node:
+        for attribute in node.attribute:
+            if attribute.type == onnx.AttributeProto.GRAPH:
+                yield attribute.g
+                yield from _subgraphs(attribute.g)
+
+
+def _hide_what_is_not_carried(proto: onnx.ModelProto) -> None:
+    """Take out what graphsurgeon fails on; it is put back as all else that it drops."""
+    graphs = [proto.graph, *_subgraphs(proto.graph)]
+    nodes = [graph.node for graph in graphs] + [function.node for function in proto.functions]
+    for graph in graphs:
+        for value in (*graph.input, *graph.output, *graph.value_info):
+            if value.type.WhichOneof("value") not in (None, "tensor_type"):
+                value.ClearField("type")
+    for node in (node for each in nodes for node in each):
+        for index in reversed(range(len(node.attribute))):
+            attribute = node.attribute[index]
+            if attribute.ref_attr_name:
+                continue
+            empty = attribute.type in _LISTS and not (
+                attribute.floats or attribute.ints or attribute.strings
+            )
+            if empty or attribute.type not in _CARRIED:
+                del node.attribute[index]
+
+
+# Putting back what was dropped. Everywhere: `old` is the original, `before` and `after` the exports
+# of it without and with the function.
+
+
+def _restore_model(old: ir.Model, before: ir.Model, after: ir.Model) -> None:
+    after.metadata_props.update(old.metadata_props)
+    after.doc_string = old.doc_string
+    after.domain = old.domain
+    after.model_version = old.model_version
+    after.device_configurations = old.device_configurations
+    for name in ("producer_name", "producer_version", "ir_version"):
+        if getattr(before, name) == getattr(after, name):
+            setattr(after, name, getattr(old, name))
+    _restore_graph(old.graph, before.graph, after.graph)
+    for identifier, function in list(after.functions.items()):
+        original = old.functions.get(identifier)
+        if original is None:
+            continue
+        exported = before.functions[identifier]
+        if graph_fingerprint(exported.graph) == graph_fingerprint(function.graph):
+            after.functions[identifier] = original
+        else:
+            _restore_graph(original.graph, exported.graph, function.graph)
+
+
+def _restore_graph(old: ir.Graph, before: ir.Graph, after: ir.Graph) -> None:
+    after.metadata_props.update(old.metadata_props)
+    for name in ("name", "doc_string"):
+        if getattr(before, name) == getattr(after, name):
+            setattr(after, name, getattr(old, name))
+    _restore_inputs(old, after)
+    olds, befores = _values(old), _values(before)
+    for name, value in _values(after).items():
+        if name in olds:
+            _restore_value(olds[name], befores.get(name), value)
+    old_nodes, before_nodes = _nodes(old), _nodes(before)
+    for key, node in _nodes(after).items():
+        if key in old_nodes and key in before_nodes:
+            _restore_node(old_nodes[key], before_nodes[key], node)
+
+
+def _restore_inputs(old: ir.Graph, after: ir.Graph) -> None:
+    """Inputs with a default, which are initializers too: graphsurgeon keeps only the default."""
+    names = {value.name for value in after.inputs}
+    for index, value in enumerate(old.inputs):
+        default = after.initializers.get(value.name or "")
+        if value.is_initializer() and default is not None and value.name not in names:
+            after.inputs.insert(index, default)
+
+
+def _restore_value(old: ir.Value, before: ir.Value | None, after: ir.Value) -> None:
+    after.metadata_props.update(old.metadata_props)
+    after.doc_string = old.doc_string
+    if _QUANTIZATION in old.meta:
+        after.meta[_QUANTIZATION] = old.meta[_QUANTIZATION]
+    if before is not None and before.type == after.type and before.shape == after.shape:
+        after.type, after.shape = old.type, old.shape
+
+
+def _restore_node(old: ir.Node, before: ir.Node, after: ir.Node) -> None:
+    after.metadata_props.update(old.metadata_props)
+    after.doc_string = old.doc_string
+    after.version = old.version
+    for name, attribute in old.attributes.items():
+        mine, exported = after.attributes.get(name), before.attributes.get(name)
+        if exported is None and mine is None:
+            after.attributes[name] = attribute
+        elif exported is not None and mine is not None:
+            mine.doc_string = attribute.doc_string
+            if mine.type == exported.type == attribute.type == ir.AttributeType.GRAPH:
+                _restore_graph(attribute.as_graph(), exported.as_graph(), mine.as_graph())
+
+
+def _values(graph: ir.Graph) -> dict[str, ir.Value]:
+    values = [*graph.inputs, *graph.initializers.values()]
+    values += [value for node in graph for value in node.outputs]
+    return {value.name: value for value in values if value.name}
+
+
+def _nodes(graph: ir.Graph) -> dict[tuple[str, ...], ir.Node]:
+    """Return nodes by operator and name; nameless ones by their first output's name."""
+    keyed: dict[tuple[str, ...], ir.Node] = {}
+    for node in graph:
+        first = node.outputs[0].name or "" if node.outputs else ""
+        key = (node.domain, node.op_type, *((node.name,) if node.name else ("", first)))
+        keyed.setdefault(key, node)
+    return keyed

@@ -1,0 +1,60 @@
+# SPDX-License-Identifier: Apache-2.0
+"""References to Python objects in text: `module:attribute`, the attribute possibly dotted."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import sys
+from typing import Any
+
+from burnish.errors import InputError
+
+
+def resolve(text: str) -> Any:
+    """Import and return the object that `module:attribute` names.
+
+    Raises:
+        InputError: the text has no colon, the module cannot be imported, or it has no such
+            attribute (with the nearest one).
+    """
+    module, colon, path = text.partition(":")
+    if not (module and colon and path):
+        raise InputError(f"{text!r} is not of the form module:attribute")
+    try:
+        found = importlib.import_module(module)
+    except Exception as error:
+        # Whatever a module of the user's does wrong at import: it is their input, not our bug.
+        raise InputError(
+            f"module {module!r} cannot be imported: {type(error).__name__}: {_one_line(error)}"
+        ) from error
+    for name in path.split("."):
+        if not hasattr(found, name):
+            raise InputError(
+                f"module {module!r} has no attribute {path!r}", hint=_nearest(name, dir(found))
+            )
+        found = getattr(found, name)
+    return found
+
+
+def reference_to(item: Any) -> str | None:
+    """Return the text that `resolve` turns into this very object, or None if there is none."""
+    module, name = getattr(item, "__module__", None), getattr(item, "__qualname__", None)
+    if not isinstance(module, str) or not isinstance(name, str):
+        return None
+    found: Any = sys.modules.get(module)
+    for part in name.split("."):
+        found = getattr(found, part, None)
+    return f"{module}:{name}" if found is item else None
+
+
+def _nearest(name: str, names: list[str]) -> str:
+    public = [each for each in names if not each.startswith("_")]
+    close = difflib.get_close_matches(name, public, n=1)
+    if close:
+        return f"did you mean {close[0]!r}?"
+    return f"it has: {', '.join(public[:8])}" if public else "it has no public attributes"
+
+
+def _one_line(error: BaseException) -> str:
+    return str(error).partition("\n")[0]
