@@ -119,7 +119,7 @@ class PassContext:
         """
         scope = self._stack[-1]
         self._rewrites += 1
-        event = Event("rewrite", rule, self._rewrites, _describe(where), scope.event.name)
+        event = Event("rewrite", rule, self._rewrites, describe(where), scope.event.name)
         entry = scope.report.rule(rule)
         if not all(instrument.should_run(event) for instrument in self.instruments):
             entry.skipped += 1
@@ -161,9 +161,10 @@ class PassContext:
         return result
 
 
-def _describe(where: Place) -> str:
+def describe(where: Place) -> str:
+    """Return the name of a node or value; of a nameless node, that of its first output."""
     if isinstance(where, str):
         return where
-    if where.name:
-        return where.name
-    return where.op_type if isinstance(where, ir.Node) else "?"
+    if where.name or isinstance(where, ir.Value):
+        return where.name or "?"
+    return next((value.name for value in where.outputs if value.name), where.op_type)

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 
 import onnx_ir as ir
 
+from burnish.passes.context import describe
+
 
 def verify(model: ir.Model) -> list[str]:
     """Return what is wrong with a model, one line each; empty if nothing is.
@@ -49,7 +51,7 @@ class _Scope:
             define(value, "initializer")
             self.initializer(value)
         for node in graph:
-            label = f"node {node.name!r} ({node.op_type})"
+            label = f"node {describe(node)!r} ({node.op_type})"
             for used in node.inputs:
                 if used is not None and used not in defined:
                     self.problems.append(f"{label}: input {used.name!r} is used before defined")

@@ -1,0 +1,128 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The guard catches a pass that changes what a model computes, and lets lossy ones say so."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+
+import burnish
+from burnish.errors import BudgetError, InputError, VerificationError
+from burnish.passes.base import Pass
+from burnish.passes.context import PassContext
+from burnish.passes.options import option
+from burnish.testing import parse
+
+
+@dataclass(frozen=True)
+class Scale(Pass):
+    """Multiplies the constant by a factor: wrong unless the factor is 1."""
+
+    name: ClassVar[str] = "scale"
+    factor: float = option(1.0, help="factor")
+
+    def apply(self, model: ir.Model, ctx: PassContext) -> None:
+        value = model.graph.initializers["w"]
+        with ctx.rewrite("scale", value) as go:
+            if go:
+                assert value.const_value is not None
+                scaled = value.const_value.numpy() * np.float32(self.factor)
+                value.const_value = ir.tensor(scaled, name="w")
+
+
+@dataclass(frozen=True)
+class LossyScale(Scale):
+    """The same, on purpose."""
+
+    name: ClassVar[str] = "lossy-scale"
+    lossless: ClassVar[bool] = False
+
+
+@dataclass(frozen=True)
+class Break(Pass):
+    """Leaves the graph malformed."""
+
+    name: ClassVar[str] = "break"
+
+    def apply(self, model: ir.Model, ctx: PassContext) -> None:
+        with ctx.rewrite("break", "graph") as go:
+            if go:
+                model.graph[0].outputs[0].name = "x"
+
+
+def _model() -> ir.Model:
+    return parse(
+        "g (float[N] x) => (float[N] y) <float w = {3.0}> { t = Mul(x, w)  y = Sigmoid(t) }"
+    )
+
+
+@pytest.mark.parametrize("verify", ["each", "end"])
+def test_a_wrong_pass_is_caught(verify: str) -> None:
+    with pytest.raises(VerificationError, match=r"after scale\{factor=1.5\} the outputs differ"):
+        burnish.optimize(_model(), Scale(1.5), verify=verify)  # type: ignore[arg-type]
+
+
+def test_each_names_the_pass_where_end_names_them_all() -> None:
+    passes = [Scale(1.0), Scale(1.5), Scale(2.0)]
+    with pytest.raises(VerificationError, match=r"after scale\{factor=1.5\} the"):
+        burnish.optimize(_model(), passes, verify="each")
+    with pytest.raises(VerificationError, match=r"after scale,scale\{factor=1.5\},scale\{fact"):
+        burnish.optimize(_model(), passes, verify="end")
+
+
+def test_off_checks_nothing() -> None:
+    _, report = burnish.optimize(_model(), Scale(1.5), verify="off")
+    assert report.verification["checks"] == []
+
+
+def test_a_malformed_model_is_caught() -> None:
+    with pytest.raises(VerificationError, match="after break the model is malformed"):
+        burnish.optimize(_model(), Break())
+
+
+def test_a_lossy_pass_is_measured_not_refused() -> None:
+    _, report = burnish.optimize(_model(), [Scale(), LossyScale(1.01), Scale()])
+    first, second = report.verification["checks"]
+    assert (first["after"], first["lossless"], first["error"]) == ("scale", True, 0.0)
+    assert (second["after"], second["lossless"]) == ("lossy-scale{factor=1.01},scale", False)
+    assert 0 < second["error"] < 0.01
+
+
+def test_a_wrong_pass_after_a_lossy_one_is_still_caught() -> None:
+    with pytest.raises(VerificationError, match=r"after scale\{factor=1.5\} the outputs differ"):
+        burnish.optimize(_model(), [LossyScale(1.01), Scale(1.5)], verify="each")
+
+
+def test_a_wrong_pass_before_a_lossy_one_is_still_caught() -> None:
+    with pytest.raises(VerificationError, match=r"after scale\{factor=1.5\} the outputs differ"):
+        burnish.optimize(_model(), [Scale(1.5), LossyScale(1.01)], verify="end")
+
+
+def test_the_error_budget() -> None:
+    burnish.optimize(_model(), LossyScale(1.01), max_error=0.01)
+    with pytest.raises(BudgetError, match=r"the budget is 0\.01"):
+        burnish.optimize(_model(), LossyScale(2.0), max_error=0.01)
+    with pytest.raises(InputError, match="cannot be checked: verification is off"):
+        burnish.optimize(_model(), LossyScale(2.0), max_error=0.01, verify="off")
+
+
+def test_a_model_that_does_not_run_is_said_to_be_unchecked() -> None:
+    model = parse(
+        '<ir_version: 10, opset_import: ["" : 21, "mine" : 1]> '
+        "g (float[N] x) => (float[N] y) <float w = {3.0}> { t = Mul(x, w)  y = mine.Op(t) }"
+    )
+    _, report = burnish.optimize(model, Scale())
+    reason = "numbers were not compared: the original model does not run: "
+    assert any(line.startswith(reason) for line in report.warnings)
+    with pytest.raises(InputError, match="cannot be checked: the original model does not run"):
+        burnish.optimize(model, Scale(), max_error=0.1)
+
+
+def test_samples_come_from_calibration_data_where_there_is_some() -> None:
+    samples = [{"x": np.full(3, value, np.float32)} for value in (0.0, 1.0)]
+    _, report = burnish.optimize(_model(), Scale(), calibration=samples)
+    assert (report.verification["inputs"], report.verification["samples"]) == ("calibration", 2)

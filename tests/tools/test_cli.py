@@ -1,0 +1,386 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The command line as a user meets it: exit codes, one line for an error, nothing half-written."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import sysconfig
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import jsonschema
+import numpy as np
+import onnx
+import onnx_ir as ir
+import pytest
+
+from burnish.passes import registry
+from burnish.testing import parse
+from burnish.tools import cli
+
+_SCHEMA = Path(__file__).parents[2] / "docs" / "report.schema.json"
+
+
+class Result(NamedTuple):
+    """What a command left behind."""
+
+    code: int
+    out: str
+    err: str
+
+
+Run = Callable[..., Result]
+
+
+@pytest.fixture
+def run(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Run:
+    """Run a console script in this process."""
+
+    def invoke(*words: object, script: str = "optimize") -> Result:
+        monkeypatch.setattr(sys, "argv", [script, *map(str, words)])
+        monkeypatch.setenv("COLUMNS", "200")
+        with pytest.raises(SystemExit) as leave:
+            {"optimize": cli.optimize_main, "burnish": cli.main}[script]()
+        out, err = capfd.readouterr()
+        assert isinstance(leave.value.code, int)
+        return Result(leave.value.code, out, err)
+
+    return invoke
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    """A model with something to clean up, quantize and prune."""
+    rng = np.random.default_rng(0)
+    made = parse(
+        "g (float[N,16] x) => (float[N,8] y) "
+        "{ i = Identity(x)  t = MatMul(i, w)  s = Add(t, b)  r = Relu(s)  y = MatMul(r, v) }"
+    )
+    for name, shape in (("w", (16, 32)), ("b", (32,)), ("v", (32, 8))):
+        tensor = ir.tensor(rng.standard_normal(shape).astype(np.float32), name=name)
+        value = next(
+            value
+            for node in made.graph
+            for value in node.inputs
+            if value is not None and value.name == name
+        )
+        value.const_value, value.shape, value.dtype = tensor, ir.Shape(shape), tensor.dtype
+        made.graph.register_initializer(value)
+    path = tmp_path / "m.onnx"
+    ir.save(made, path)
+    return path
+
+
+@pytest.fixture
+def samples(tmp_path: Path) -> Path:
+    """A folder of calibration samples."""
+    folder = tmp_path / "samples"
+    folder.mkdir()
+    rng = np.random.default_rng(1)
+    for index in range(8):
+        np.savez(folder / f"{index}.npz", x=rng.standard_normal((4, 16)).astype(np.float32))
+    return folder
+
+
+def files(folder: Path) -> set[str]:
+    """What lies in a folder."""
+    return {path.name for path in folder.iterdir()}
+
+
+def test_default_output_beside_the_model(run: Run, model: Path) -> None:
+    result = run(model, "--passes", "cleanup")
+    assert result.code == 0, result.err
+    assert "wrote" in result.out
+    onnx.checker.check_model(str(model.with_name("m.opt.onnx")), full_check=True)
+    assert files(model.parent) == {"m.onnx", "m.opt.onnx"}
+
+
+def test_the_same_command_twice_gives_the_same_bytes(
+    run: Run, model: Path, samples: Path, tmp_path: Path
+) -> None:
+    outputs = [tmp_path / "a.onnx", tmp_path / "b.onnx"]
+    for output in outputs:
+        options = ("--passes", "fuse,prune{sparsity=0.5},quant", "--calib", samples)
+        assert run(model, "-o", output, *options).code == 0
+    assert outputs[0].read_bytes() == outputs[1].read_bytes()
+
+
+def test_report_follows_its_schema(run: Run, model: Path, samples: Path, tmp_path: Path) -> None:
+    path = tmp_path / "r.json"
+    options = ("--passes", "fuse,quant", "--calib", samples, "--report", path, "--json")
+    result = run(model, *options)
+    assert result.code == 0, result.err
+    report = json.loads(path.read_text())
+    assert json.loads(result.out) == report
+    jsonschema.validate(report, json.loads(_SCHEMA.read_text()))
+    assert report["before"]["nodes"] == 5
+    assert report["input"]["source"] == "m.onnx"
+    assert report["versions"]["onnx"] == onnx.__version__
+
+
+def test_quiet_prints_nothing(run: Run, model: Path) -> None:
+    assert run(model, "--passes", "cleanup", "--quiet") == Result(0, "", "")
+
+
+def test_dry_run_shows_the_expanded_pipeline_and_writes_nothing(run: Run, model: Path) -> None:
+    result = run(model, "--passes", "fuse", "--dry-run")
+    assert result.code == 0, result.err
+    assert "as text: " in result.out
+    assert "fuse-affine" in result.out
+    assert files(model.parent) == {"m.onnx"}
+
+
+def test_timing_and_print_ir(run: Run, model: Path) -> None:
+    result = run(model, "--passes", "cleanup", "--timing", "--print-ir-after", "dead-code")
+    assert result.code == 0, result.err
+    assert "seconds" in result.out
+    assert "// after dead-code" in result.err
+
+
+def test_bisect_limit_zero_changes_nothing(run: Run, model: Path, tmp_path: Path) -> None:
+    output = tmp_path / "o.onnx"
+    assert run(model, "-o", output, "--passes", "cleanup", "--bisect-limit", 0).code == 0
+    assert len(onnx.load(output).graph.node) == 5
+    assert run(model, "-o", output, "--passes", "cleanup").code == 0
+    assert len(onnx.load(output).graph.node) == 4
+
+
+def test_disable(run: Run, model: Path, tmp_path: Path) -> None:
+    output = tmp_path / "o.onnx"
+    assert run(model, "-o", output, "--passes", "cleanup", "--disable", "simplify").code == 0
+    assert len(onnx.load(output).graph.node) == 5
+
+
+def test_input_is_overwritten_only_by_force(run: Run, model: Path) -> None:
+    before = model.read_bytes()
+    result = run(model, "-o", model, "--passes", "cleanup")
+    assert result.code == 2
+    assert "is the input; add --force to overwrite it" in result.err
+    assert model.read_bytes() == before
+    assert run(model, "-o", model, "--passes", "cleanup", "--force").code == 0
+    assert len(onnx.load(model).graph.node) == 4
+
+
+def _no_such_folder(model: Path) -> list[object]:
+    return [model, "-o", model.parent / "none" / "o.onnx"]
+
+
+def _truncated(model: Path) -> list[object]:
+    model.write_bytes(model.read_bytes()[:-100])
+    return [model]
+
+
+def _not_onnx(model: Path) -> list[object]:
+    model.write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(100))
+    return [model]
+
+
+def _future_opset(model: Path) -> list[object]:
+    proto = onnx.load(model)
+    proto.opset_import[0].version = 9999
+    onnx.save(proto, model)
+    return [model]
+
+
+def _missing_data(model: Path) -> list[object]:
+    proto = onnx.load(model)
+    onnx.save(proto, model, save_as_external_data=True, location="w.bin", size_threshold=0)
+    (model.parent / "w.bin").unlink()
+    return [model]
+
+
+def _calib(model: Path, **arrays: np.ndarray) -> list[object]:
+    folder = model.parent / "bad"
+    folder.mkdir()
+    if arrays:
+        np.savez(folder / "0.npz", **arrays)  # type: ignore[arg-type]
+    return [model, "--passes", "quant", "--calib", folder]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (lambda m: [m.parent / "none.onnx"], "none.onnx"),
+        (lambda m: [m.parent], "folder"),
+        (_not_onnx, "ONNX"),
+        (_truncated, "truncated"),
+        (_future_opset, "9999"),
+        (_missing_data, "w.bin"),
+        (lambda m: [m, "--passes", "fues"], "unknown pass 'fues'; did you mean 'fuse'?"),
+        (lambda m: [m, "--passes", "prune{sparsty=1}"], "did you mean 'sparsity'?"),
+        (lambda m: [m, "--passes", "prune{sparsity=2}"], "2.0 is outside float 0..1"),
+        (lambda m: [m, "--passes", "fuse,"], "expected the name of a pass"),
+        (lambda m: [m, "--target", "cup"], "did you mean 'cpu'?"),
+        (lambda m: [m, "--disable", "cleanupp"], "names no pass or rule"),
+        (lambda m: [m, "--print-ir-after", "cleanupp"], "names no pass or rule"),
+        (_no_such_folder, "does not exist"),
+        (lambda m: [m, "-o", m.parent], "is a folder"),
+        (lambda m: [m, "--calib", m.parent / "none"], "none"),
+        (lambda m: _calib(m), "no "),
+        (lambda m: _calib(m, z=np.zeros((1, 16), np.float32)), "'x'"),
+        (lambda m: _calib(m, x=np.zeros((1, 15), np.float32)), "15"),
+        (lambda m: _calib(m, x=np.zeros((1, 16), np.int64)), "int64"),
+        (lambda m: _calib(m, x=np.full((1, 16), np.nan, np.float32)), "NaN"),
+        (lambda m: [m, "--verify", "sometimes"], "--verify"),
+    ],
+)
+def test_bad_input_is_one_line_exit_2_and_nothing_written(
+    run: Run, model: Path, words: Callable[[Path], list[object]], message: str
+) -> None:
+    given = words(model)
+    before = files(model.parent)
+    result = run(*given)
+    assert result.code == 2, result
+    assert message in result.err
+    lines = [line for line in result.err.splitlines() if line]
+    if "pipeline:" in result.err:
+        assert lines[2].strip() == "^"
+    elif "Usage:" not in result.err:  # click's own usage errors have three lines
+        assert len(lines) == 1, result.err
+        assert lines[0].startswith("optimize: error: ")
+    assert "Traceback" not in result.err
+    assert files(model.parent) == before
+
+
+def test_an_already_quantized_model_passes_through_with_a_note(
+    run: Run, model: Path, samples: Path, tmp_path: Path
+) -> None:
+    once, twice = tmp_path / "once.onnx", tmp_path / "twice.onnx"
+    assert run(model, "-o", once, "--passes", "quant", "--calib", samples).code == 0
+    result = run(once, "-o", twice, "--passes", "quant", "--calib", samples)
+    assert result.code == 0, result.err
+    assert "quantized" in result.out
+    ops = [sorted(node.op_type for node in onnx.load(path).graph.node) for path in (once, twice)]
+    assert ops[0] == ops[1]
+
+
+def test_a_wrong_pass_exits_3_and_writes_nothing(
+    run: Run, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(registry.BUILT_IN, "scale", "burnish_test_passes:Scale")
+    _install_passes(monkeypatch)
+    result = run(model, "--passes", "scale")
+    assert result.code == 3
+    assert result.err.startswith("optimize: error: after scale the outputs differ")
+    assert files(model.parent) == {"m.onnx"}
+
+
+def test_a_missed_budget_exits_4_and_writes_nothing(run: Run, model: Path) -> None:
+    result = run(model, "--passes", "prune{sparsity=0.9}", "--max-error", 0.001)
+    assert result.code == 4
+    assert "the budget is 0.001" in result.err
+    assert files(model.parent) == {"m.onnx"}
+
+
+def test_an_internal_error_exits_1_with_a_reproducer(
+    run: Run, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(registry.BUILT_IN, "crash", "burnish_test_passes:Crash")
+    _install_passes(monkeypatch)
+    result = run(model, "--passes", "cleanup,crash")
+    assert result.code == 1
+    assert "internal error: ZeroDivisionError" in result.err
+    assert "Traceback" not in result.err
+    bundle = model.with_name("m.opt.reproducer.zip")
+    assert str(bundle) in result.err
+    with zipfile.ZipFile(bundle) as opened:
+        about = json.loads(opened.read("about.json"))
+        assert about["failed_in"]["name"] == "crash-rule"
+        assert "MatMul" in opened.read("model.txt").decode()
+        assert "ZeroDivisionError" in opened.read("traceback.txt").decode()
+    assert "Traceback" in run(model, "--passes", "crash", "--debug").err
+
+
+def _install_passes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make passes that misbehave importable by name."""
+    import types
+    from dataclasses import dataclass
+    from typing import ClassVar
+
+    from burnish.passes.base import Pass
+    from burnish.passes.context import PassContext
+
+    @dataclass(frozen=True)
+    class Scale(Pass):
+        """Changes a weight, and claims not to."""
+
+        name: ClassVar[str] = "scale"
+
+        def apply(self, model: ir.Model, ctx: PassContext) -> None:
+            with ctx.rewrite("scale", "w"):
+                value = model.graph.initializers["w"]
+                assert value.const_value is not None
+                value.const_value = ir.tensor(value.const_value.numpy() * 2, name="w")
+
+    @dataclass(frozen=True)
+    class Crash(Pass):
+        """Raises."""
+
+        name: ClassVar[str] = "crash"
+
+        def apply(self, model: ir.Model, ctx: PassContext) -> None:
+            with ctx.rewrite("crash-rule", "w"):
+                raise ZeroDivisionError("division by zero")
+
+    module = types.ModuleType("burnish_test_passes")
+    module.__dict__.update(Scale=Scale, Crash=Crash)
+    monkeypatch.setitem(sys.modules, "burnish_test_passes", module)
+
+
+def test_inspect(run: Run, model: Path) -> None:
+    result = run("inspect", model, script="burnish")
+    assert result.code == 0, result.err
+    assert "float[N,16]" in result.out
+    assert "MatMul" in result.out
+    data = json.loads(run("inspect", model, "--json", script="burnish").out)
+    assert data["ops"] == {"Add": 1, "Identity": 1, "MatMul": 2, "Relu": 1}
+    assert data["inputs"] == [{"name": "x", "dtype": "float", "shape": ["N", 16]}]
+
+
+def test_passes_lists_all_and_describes_one(run: Run) -> None:
+    listing = run("passes", script="burnish")
+    assert listing.code == 0, listing.err
+    for name in registry.names():
+        assert name in listing.out
+    one = run("passes", "prune", script="burnish")
+    assert "`sparsity`" in one.out
+    wrong = run("passes", "prun", script="burnish")
+    assert (wrong.code, "did you mean 'prune'?" in wrong.err) == (2, True)
+
+
+def test_bench(run: Run, model: Path) -> None:
+    result = run("bench", model, model, "--repeats", 5, "--dim", "N=2", "--json", script="burnish")
+    assert result.code == 0, result.err
+    data = json.loads(result.out)
+    assert data["rounds"] == 5
+    assert [item["name"] for item in data["timings"]] == [f"{model} #1", f"{model} #2"]
+    assert run("bench", model, "--dim", "N=x", script="burnish").code == 2
+    assert run("bench", model.parent / "no.onnx", script="burnish").code == 2
+
+
+def test_zoo_list(run: Run) -> None:
+    result = run("zoo", "list", script="burnish")
+    assert result.code == 0, result.err
+    assert "ppocrv6-rec" in result.out
+
+
+def test_help_imports_nothing_heavy() -> None:
+    code = (
+        "import sys; sys.argv = ['optimize', '--help']\n"
+        "from burnish.tools.cli import optimize_main\n"
+        "try:\n    optimize_main()\nexcept SystemExit:\n    pass\n"
+        "heavy = {'numpy', 'onnx', 'onnx_ir', 'onnxruntime', 'rich', 'networkx'}\n"
+        "assert not heavy & set(sys.modules), heavy & set(sys.modules)\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+
+
+@pytest.mark.parametrize("script", ["optimize", "burnish"])
+def test_console_scripts_are_installed(script: str) -> None:
+    path = Path(sysconfig.get_path("scripts")) / script
+    done = subprocess.run([path, "--help"], check=True, capture_output=True, text=True)
+    assert "Usage:" in done.stdout
