@@ -13,62 +13,75 @@ from burnish.errors import InputError
 if TYPE_CHECKING:
     import onnx_ir as ir
 
+_COPY = "replace it by a copy of the file"
 
-def attach(model: ir.Model, folder: Path, where: str) -> tuple[Path, ...]:
-    """Point the external tensors of a model at its folder, and check their files.
+
+def attach(model: ir.Model, file: Path | None, where: str) -> tuple[Path, ...]:
+    """Point the external tensors of a model at their files, and check these.
 
     Only looks at sizes; the data is mapped when a tensor is first read.
 
     Args:
         model: The tensors are edited in place.
-        folder: The folder of the model's file.
+        file: The model's file, or None for the current folder.
         where: What to call the model in an error.
 
     Returns:
-        The data files, each once, in the order of their names.
+        The data files, each once, in the order of their names in the model.
 
     Raises:
-        InputError: a file is missing, too short, or lies outside the folder.
+        InputError: a file is missing, too short, or lies outside the model's folder.
     """
-    sizes: dict[str, int] = {}
-    for tensor in _external_tensors(model):
-        tensor.base_dir = folder
+    found: dict[str, Path] = {}
+    for value, tensor in _external_tensors(model):
         location = os.fspath(tensor.location)
-        if location not in sizes:
-            sizes[location] = _size(folder, location, f"{where}: external data {location!r}")
+        if location not in found:
+            found[location] = _find(location, file, f"{where}: external data {location!r}")
+        path = found[location]
+        parts = Path(location).parts
+        if path.parts[-len(parts) :] == parts:
+            # path = base_dir / location, and base_dir is what onnx-ir confines reads to.
+            tensor.base_dir = path.parents[len(parts) - 1]
+        elif value is not None:
+            value.const_value = _elsewhere(tensor, path)
+        else:
+            raise InputError(f"{where}: external data {location!r} is a link", hint=_COPY)
         length = tensor.nbytes if tensor.length is None else tensor.length
         end = (tensor.offset or 0) + length
-        if length != tensor.nbytes:
+        if length != tensor.nbytes or end < length:
             raise InputError(
                 f"{where}: tensor {tensor.name!r} takes {tensor.nbytes} bytes, but is said to "
-                f"have {length} in {location!r}",
+                f"have {length} from {tensor.offset or 0} in {location!r}",
                 hint="the file is damaged or badly made; export it again",
             )
-        if end > sizes[location]:
+        if end > (size := path.stat().st_size):
             raise InputError(
                 f"{where}: external data {location!r} is too short: tensor {tensor.name!r} ends "
-                f"at byte {end}, the file at {sizes[location]}",
+                f"at byte {end}, the file at {size}",
                 hint="copy or download the file again",
             )
-    return tuple(folder / location for location in sorted(sizes))
+    return tuple(found[location] for location in sorted(found))
 
 
-def _size(folder: Path, location: str, what: str) -> int:
-    """The size in bytes of a data file, once it is safe to read.
+def _find(location: str, file: Path | None, what: str) -> Path:
+    """The data file, once it is safe to read.
 
     Containment and hard links are what onnx-ir itself refuses, but only at the first read.
+    Download caches keep a folder of links into a store: if the model's file is such a link, its
+    data may be one into the same folder of the store.
     """
+    folder = Path.cwd() if file is None else file.parent.absolute()
     path = folder / location
     if not location or Path(location).is_absolute() or ".." in Path(location).parts:
         raise InputError(
             f"{what} lies outside the model's folder {folder}",
             hint="move the file into the folder and name it there",
         )
-    if not path.resolve().is_relative_to(folder.resolve()):
-        raise InputError(
-            f"{what} is a link out of the model's folder to {path.resolve()}",
-            hint="replace the link by a copy of the file",
-        )
+    real = path.resolve()
+    if not real.is_relative_to(folder.resolve()):
+        if file is None or real.parent != file.resolve().parent:
+            raise InputError(f"{what} is a link out of the model's folder to {real}", hint=_COPY)
+        path = real
     try:
         stat = path.stat()
     except OSError as error:
@@ -80,23 +93,36 @@ def _size(folder: Path, location: str, what: str) -> int:
         raise InputError(f"{what} in {folder} is not a file", hint="put the file beside the model")
     if stat.st_nlink > 1:
         raise InputError(
-            f"{what} in {folder} has {stat.st_nlink} hard links, and may be another file in "
-            "disguise",
-            hint="replace it by a copy of the file",
+            f"{what} in {folder} has {stat.st_nlink} hard links: it may be a file from elsewhere",
+            hint=_COPY,
         )
-    return stat.st_size
+    return path
 
 
-def _external_tensors(model: ir.Model) -> Iterator[ir.ExternalTensor]:
+def _elsewhere(tensor: ir.ExternalTensor, path: Path) -> ir.ExternalTensor:
     import onnx_ir as ir
 
-    def of(tensor: object) -> Iterator[ir.ExternalTensor]:
-        if isinstance(tensor, ir.ExternalTensor):
-            yield tensor
+    return ir.ExternalTensor(
+        path.name,
+        tensor.offset,
+        tensor.length,
+        tensor.dtype,
+        shape=tensor.shape,
+        name=tensor.name,
+        doc_string=tensor.doc_string,
+        metadata_props=tensor.metadata_props,
+        base_dir=path.parent,
+    )
+
+
+def _external_tensors(model: ir.Model) -> Iterator[tuple[ir.Value | None, ir.ExternalTensor]]:
+    """The external tensors, those of initializers with their values."""
+    import onnx_ir as ir
 
     for graph in model.graphs():
         for value in graph.initializers.values():
-            yield from of(value.const_value)
+            if isinstance(value.const_value, ir.ExternalTensor):
+                yield value, value.const_value
     bodies: list[ir.Graph | ir.Function] = [model.graph, *model.functions.values()]
     for body in bodies:
         for node in body.all_nodes():
@@ -104,7 +130,11 @@ def _external_tensors(model: ir.Model) -> Iterator[ir.ExternalTensor]:
                 if attribute.is_ref():
                     continue
                 if attribute.type == ir.AttributeType.TENSOR:
-                    yield from of(attribute.value)
+                    tensors = [attribute.value]
                 elif attribute.type == ir.AttributeType.TENSORS:
-                    for tensor in attribute.as_tensors():
-                        yield from of(tensor)
+                    tensors = list(attribute.as_tensors())
+                else:
+                    continue
+                for tensor in tensors:
+                    if isinstance(tensor, ir.ExternalTensor):
+                        yield None, tensor

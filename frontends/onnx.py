@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from burnish.errors import InputError
 from burnish.frontends import Loaded, digest, external
-from burnish.frontends.repair import name_values, repair
+from burnish.frontends.repair import repair
 from burnish.frontends.scope import resolve_names
 from burnish.frontends.sniff import foreign
 
@@ -71,11 +71,11 @@ def load(source: object) -> Loaded:
     if isinstance(source, onnx.ModelProto):
         proto = onnx.ModelProto()
         proto.CopyFrom(source)
-        return _loaded(proto, Path(), "model", None)
+        return _loaded(proto, None, "model", None)
     if isinstance(source, bytes):
-        return _from_binary(source, Path(), "model")
+        return _from_binary(source, None, "model")
     if isinstance(source, str) and _is_text(source):
-        return _from_text(source.encode(), Path(), "model")
+        return _from_text(source.encode(), None, "model")
     if isinstance(source, (str, os.PathLike)):
         return _from_file(Path(os.fsdecode(source)))
     raise InputError(
@@ -97,14 +97,14 @@ def _from_file(path: Path) -> Loaded:
             hint=f"did you mean {inside[0]}?" if inside else "give the model file in it",
         )
     try:
-        with path.open("rb") as file:
-            if not os.fstat(file.fileno()).st_size:
+        with path.open("rb") as opened:
+            if not os.fstat(opened.fileno()).st_size:
                 raise InputError(f"{where} is empty", hint="export or download the model again")
-            with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
+            with mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
                 if path.suffix.lower() in _TEXT:
-                    return _from_text(bytes(mapped), path.parent, where)
+                    return _from_text(bytes(mapped), path, where)
                 with memoryview(mapped) as content:
-                    return _from_binary(content, path.parent, where)
+                    return _from_binary(content, path, where)
     except FileNotFoundError as error:
         raise InputError(f"{where} does not exist", hint="check the path") from error
     except OSError as error:
@@ -113,7 +113,7 @@ def _from_file(path: Path) -> Loaded:
         ) from error
 
 
-def _from_binary(content: bytes | memoryview, folder: Path, where: str) -> Loaded:
+def _from_binary(content: bytes | memoryview, file: Path | None, where: str) -> Loaded:
     import onnx
     from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
@@ -137,24 +137,29 @@ def _from_binary(content: bytes | memoryview, folder: Path, where: str) -> Loade
                 hint="export or download it again",
             ) from error
         raise InputError(f"{where} is not an ONNX model", hint="give a .onnx file") from error
-    return _loaded(proto, folder, where, content)
+    return _loaded(proto, file, where, content)
 
 
-def _from_text(content: bytes, folder: Path, where: str) -> Loaded:
+def _from_text(content: bytes, file: Path | None, where: str) -> Loaded:
+    """Parse ONNX's textual form, protobuf's, or JSON; the first character tells them apart."""
     import onnx
-    from onnx import serialization
+    from google.protobuf import json_format, text_format  # type: ignore[import-untyped]
 
     _refuse_foreign(content[:_HEAD], where)
-    start = content.lstrip()[:1]
-    form = {b"<": "onnxtxt", b"{": "json"}.get(start, "textproto")
     try:
-        proto = serialization.registry.get(form).deserialize_proto(content, onnx.ModelProto())
-    except Exception as error:  # each of the three parsers has its own
+        text = content.decode()
+        if text.lstrip().startswith("<"):
+            proto = onnx.parser.parse_model(text)
+        elif text.lstrip().startswith("{"):
+            proto = json_format.Parse(text, onnx.ModelProto())
+        else:
+            proto = text_format.Parse(text, onnx.ModelProto())
+    except Exception as error:  # each of the parsers raises its own
         reason = " ".join(str(error).split())
         raise InputError(
             f"{where} is not an ONNX model in text: {reason[:300]}", hint="correct the text"
         ) from error
-    return _loaded(proto, folder, where, content)
+    return _loaded(proto, file, where, content)
 
 
 def _refuse_foreign(head: bytes, where: str) -> None:
@@ -166,12 +171,12 @@ def _refuse_foreign(head: bytes, where: str) -> None:
 def _from_ir(model: ir.Model) -> Loaded:
     source = digest.of_model(model)
     _check_versions(model.ir_version, model.opset_imports, "model")
-    notes = [*name_values(model), *repair(model, "model")]
+    notes = repair(model, "model")
     return Loaded(model, tuple(notes), source)
 
 
 def _loaded(
-    proto: onnx.ModelProto, folder: Path, where: str, content: bytes | memoryview | None
+    proto: onnx.ModelProto, file: Path | None, where: str, content: bytes | memoryview | None
 ) -> Loaded:
     import onnx_ir as ir
 
@@ -183,7 +188,7 @@ def _loaded(
         model = ir.serde.deserialize_model(proto)
     except ir.serde.SerdeError as error:
         raise InputError(f"{where} cannot be read: {_cause(error)}", hint=_REEXPORT) from error
-    files = external.attach(model, folder, where)
+    files = external.attach(model, file, where)
     source = digest.of_model(model) if content is None else digest.of_bytes(content, files)
     notes += repair(model, where)
     return Loaded(model, tuple(notes), source)

@@ -1,14 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """Repairs of what real exporters write and the passes should not have to know about.
 
-Each function edits a model in place and returns a note for each repair, one line. None looks
-at weights; all are linear in the nodes.
+Each edits a model in place and returns a note for each thing repaired, one line. None looks at
+weights; all are linear in the nodes.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from burnish.errors import InputError
@@ -21,7 +22,7 @@ _NO_NAME = frozenset({"", "?", "None", "none", "-1", "*", "unknown", "unk"})
 
 
 def repair(model: ir.Model, where: str) -> list[str]:
-    """Make all the repairs below, in the order they need.
+    """Make all repairs that a model needs once its names are resolved.
 
     Args:
         model: Edited in place.
@@ -30,16 +31,43 @@ def repair(model: ir.Model, where: str) -> list[str]:
     Raises:
         InputError: something cannot be repaired.
     """
+    graphs: list[ir.Graph | ir.Function] = [model.graph, *model.functions.values()]
+    bodies = [_Body.of(graph) for graph in graphs]
     return [
-        *make_constants(model),
-        *import_opsets(model, where),
-        *sort_nodes(model, where),
-        *name_dimensions(model),
-        *name_nodes(model),
+        *_make_constants(model),
+        *_import_opsets(model, bodies, where),
+        *_sort_nodes(bodies, where),
+        *_name_values(bodies),
+        *_name_dimensions(model, bodies),
+        *_name_nodes(bodies),
     ]
 
 
-def make_constants(model: ir.Model) -> list[str]:
+@dataclass(frozen=True)
+class _Body:
+    """A graph or function with the nodes in it and in its subgraphs, an owner before its own."""
+
+    graph: ir.Graph | ir.Function
+    nodes: tuple[ir.Node, ...]
+
+    @classmethod
+    def of(cls, graph: ir.Graph | ir.Function) -> _Body:
+        return cls(graph, tuple(graph.all_nodes()))
+
+    def values(self) -> Iterator[ir.Value]:
+        """Every value defined here, some of them twice."""
+        import onnx_ir as ir
+
+        yield from self.graph.inputs
+        graphs = [self.graph] if isinstance(self.graph, ir.Graph) else []
+        for graph in (*graphs, *self.graph.subgraphs()):
+            yield from graph.inputs
+            yield from tuple(graph.initializers.values())
+        for node in self.nodes:
+            yield from node.outputs
+
+
+def _make_constants(model: ir.Model) -> list[str]:
     """Make constants of initializers that are graph inputs only because they had to be.
 
     Before IR version 4 every initializer had to be listed as an input. Since then listing one
@@ -51,24 +79,24 @@ def make_constants(model: ir.Model) -> list[str]:
         return []
     names = _some(value.name for value in both)
     if model.ir_version >= 4:
-        return [f"input {names} has a default a caller may override, so it is no constant"]
+        return [f"{_count(len(both), 'input')} with a default, so no constants: {names}"]
     for value in both:
         graph.inputs.remove(value)
     model.ir_version = 4
     return [
-        f"{_count(len(both), 'initializer')} also listed as inputs, as IR version 3 demands, "
+        f"{_count(len(both), 'initializer')} listed as inputs, as IR versions below 4 demand, "
         f"made constants: {names}"
     ]
 
 
-def import_opsets(model: ir.Model, where: str) -> list[str]:
+def _import_opsets(model: ir.Model, bodies: list[_Body], where: str) -> list[str]:
     """Add an import for each operator domain that is used but not imported."""
     notes = []
-    for body in _bodies(model):
-        imports = body.opset_imports
+    for body in bodies:
+        imports = body.graph.opset_imports
         if "ai.onnx" in imports:
             imports[""] = imports.pop("ai.onnx")
-        for domain in dict.fromkeys(node.domain for node in body.all_nodes()):
+        for domain in dict.fromkeys(node.domain for node in body.nodes):
             if domain in imports:
                 continue
             if domain in model.opset_imports:
@@ -81,29 +109,71 @@ def import_opsets(model: ir.Model, where: str) -> list[str]:
             else:
                 imports[domain] = _newest(domain)
             notes.append(
-                f"operator domain {domain!r} was used but not imported: "
-                f"version {imports[domain]} assumed"
+                f"operator domain {domain or 'ai.onnx'!r} was used but not imported: version "
+                f"{imports[domain]} assumed"
             )
     return notes
 
 
-def sort_nodes(model: ir.Model, where: str) -> list[str]:
+def _newest(domain: str) -> int:
+    import onnx
+
+    if domain == "":
+        return 1  # before IR version 3 there was one opset, and no import
+    schemas = onnx.defs.get_all_schemas_with_history()
+    return max((s.since_version for s in schemas if s.domain == domain), default=1)
+
+
+def _sort_nodes(bodies: list[_Body], where: str) -> list[str]:
     """Put the nodes in an order in which every value is made before it is used."""
     notes = []
-    for body in _bodies(model):
-        if _sorted(body):
+    for body in bodies:
+        if _sorted(body.nodes):
             continue
         try:
-            body.sort()
+            body.graph.sort()
         except ValueError as error:
             raise InputError(
                 f"{where}: the nodes form a cycle", hint="the graph is invalid; export it again"
             ) from error
-        notes.append(f"the nodes of {body.name or 'the graph'!r} were not in order: sorted")
+        notes.append("the nodes were not in the order of execution: sorted")
     return notes
 
 
-def name_dimensions(model: ir.Model) -> list[str]:
+def _sorted(nodes: Iterable[ir.Node]) -> bool:
+    made: set[ir.Node] = set()
+    for node in nodes:
+        for value in node.inputs:
+            producer = value.producer() if value is not None else None
+            if producer is not None and producer not in made:
+                return False
+        made.add(node)
+    return True
+
+
+def _name_values(bodies: list[_Body]) -> list[str]:
+    """Number the values of one name, so that a name tells a value wherever it is used.
+
+    An `onnx_ir.Model` can hold them in one graph, a file in two branches of an If. The names of
+    the graph's inputs and outputs are kept.
+    """
+    repeated = []
+    for body in bodies:
+        holders: dict[str, ir.Value] = {}
+        interface = [*body.graph.inputs, *body.graph.outputs]
+        for value in (*interface, *body.values()):
+            if value.name:
+                holders.setdefault(value.name, value)
+        taken: set[str | None] = set(holders)
+        for value in body.values():
+            if value.name and holders[value.name] is not value:
+                repeated.append(value.name)
+                value.name = _fresh(value.name, taken)
+                holders[value.name] = value
+    return [f"value names given twice were numbered: {_some(repeated)}"] if repeated else []
+
+
+def _name_dimensions(model: ir.Model, bodies: list[_Body]) -> list[str]:
     """Name the input dimensions that have none, each differently; forget false names elsewhere.
 
     Exporters write "?" or the like for a dimension that is not known. Taken as a name it says
@@ -119,107 +189,14 @@ def name_dimensions(model: ir.Model) -> list[str]:
             base = re.sub(r"\W", "_", f"{value.name}_dim_{axis}")
             named.append(_fresh(f"_{base}" if base[0].isdigit() else base, taken))
             _set_dimension(value, axis, named[-1])
-    for body in _bodies(model):
-        for value in _own_values(body):
+    for body in bodies:
+        for value in body.values():
             for axis in _nameless(value):
                 _set_dimension(value, axis, None)
     if not named:
         return []
     count = _count(len(named), "input dimension")
     return [f"{count} without a name named: {_some(named)}"]
-
-
-def name_nodes(model: ir.Model) -> list[str]:
-    """Give every node a name of its own, made of its operator and the first value it makes."""
-    unnamed, repeated = 0, []
-    for body in _bodies(model):
-        taken = {node.name for node in body.all_nodes()}
-        seen: set[str] = set()
-        for node in body.all_nodes():
-            if node.name and node.name not in seen:
-                seen.add(node.name)
-                continue
-            if node.name:
-                repeated.append(node.name)
-                base = node.name
-            else:
-                unnamed += 1
-                made = next((value.name for value in node.outputs if value.name), "")
-                base = f"{node.op_type}_{made}" if made else node.op_type
-            node.name = _fresh(base, taken)
-            seen.add(node.name)
-    notes = []
-    if unnamed:
-        notes.append(f"{_count(unnamed, 'node')} without a name named after what they make")
-    if repeated:
-        notes.append(f"node names given twice were numbered: {_some(repeated)}")
-    return notes
-
-
-def name_values(model: ir.Model) -> list[str]:
-    """Number the values of one name, as an `onnx_ir.Model` can hold and a file cannot.
-
-    The names of the graph's inputs and outputs are kept.
-    """
-    repeated = []
-    for body in _bodies(model):
-        holders: dict[str, ir.Value] = {}
-        for value in (*body.inputs, *body.outputs):
-            if value.name is not None:
-                holders.setdefault(value.name, value)
-        values = list(_own_values(body))
-        taken = {value.name for value in values} | set(holders)
-        for value in values:
-            if value.name and holders.setdefault(value.name, value) is not value:
-                repeated.append(value.name)
-                value.name = _fresh(value.name, taken)
-                holders[value.name] = value
-    return [f"value names given twice were numbered: {_some(repeated)}"] if repeated else []
-
-
-def _newest(domain: str) -> int:
-    import onnx
-
-    if domain == "":
-        return 1  # before IR version 3 there was one opset, and no import
-    schemas = onnx.defs.get_all_schemas_with_history()
-    return max((s.since_version for s in schemas if s.domain == domain), default=1)
-
-
-def _bodies(model: ir.Model) -> tuple[ir.Graph | ir.Function, ...]:
-    return (model.graph, *model.functions.values())
-
-
-def _own_values(body: ir.Graph | ir.Function) -> Iterator[ir.Value]:
-    """Every value defined in a graph or function and its subgraphs."""
-    import onnx_ir as ir
-
-    yield from body.inputs
-    for graph in (*([body] if isinstance(body, ir.Graph) else []), *body.subgraphs()):
-        yield from graph.inputs
-        yield from tuple(graph.initializers.values())
-    for node in body.all_nodes():
-        yield from node.outputs
-
-
-def _sorted(body: ir.Graph | ir.Function) -> bool:
-    made: set[ir.Node] = set()
-    for node in body.all_nodes():
-        for value in node.inputs:
-            producer = value.producer() if value is not None else None
-            if producer is not None and producer not in made:
-                return False
-        made.add(node)
-    return True
-
-
-def _fresh(base: str, taken: set[str | None]) -> str:
-    name, suffix = base, 0
-    while name in taken:
-        suffix += 1
-        name = f"{base}_{suffix}"
-    taken.add(name)
-    return name
 
 
 def _nameless(value: ir.Value) -> Iterator[int]:
@@ -237,8 +214,40 @@ def _set_dimension(value: ir.Value, axis: int, dim: str | None) -> None:
     shape = value.shape
     assert shape is not None
     dims = [dim if i == axis else old for i, old in enumerate(shape)]
-    denotations = [shape.get_denotation(i) for i in range(len(dims))]
-    value.shape = ir.Shape(dims, denotations)
+    value.shape = ir.Shape(dims, [shape.get_denotation(i) for i in range(len(dims))])
+
+
+def _name_nodes(bodies: list[_Body]) -> list[str]:
+    """Give every node a name of its own, made of its operator and the first value it makes."""
+    unnamed = 0
+    repeated = []
+    for body in bodies:
+        taken = {node.name for node in body.nodes}
+        seen: set[str] = set()
+        for node in body.nodes:
+            if not node.name:
+                unnamed += 1
+                made = next((value.name for value in node.outputs if value.name), None)
+                node.name = _fresh(f"{node.op_type}_{made}" if made else node.op_type, taken)
+            elif node.name in seen:
+                repeated.append(node.name)
+                node.name = _fresh(node.name, taken)
+            seen.add(node.name)
+    notes = []
+    if unnamed:
+        notes.append(f"{_count(unnamed, 'node')} without a name named after what they make")
+    if repeated:
+        notes.append(f"node names given twice were numbered: {_some(repeated)}")
+    return notes
+
+
+def _fresh(base: str, taken: set[str | None]) -> str:
+    name, suffix = base, 0
+    while name in taken:
+        suffix += 1
+        name = f"{base}_{suffix}"
+    taken.add(name)
+    return name
 
 
 def _count(count: int, noun: str) -> str:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     import onnx
 
 _GRAPH, _GRAPHS = 5, 10  # onnx.AttributeProto.GRAPH and GRAPHS
+_RENAME = "rename one of the two where the model is made"
 
 
 def resolve_names(model: onnx.ModelProto, where: str) -> list[str]:
@@ -86,7 +87,10 @@ class _Namespace:
         inputs = [value.name for value in graph.input]
         given = dict.fromkeys([*inputs, *(tensor.name for tensor in graph.initializer)])
         # A subgraph's inputs and outputs are matched by position: those may be renamed.
-        fixed = ((), ()) if outer else (inputs, [value.name for value in graph.output])
+        fixed = ([], []) if outer else (inputs, [value.name for value in graph.output])
+        if len(set(inputs)) < len(inputs):
+            twice = next(name for name in inputs if inputs.count(name) > 1)
+            raise InputError(f"{self._where}: two inputs are called {twice!r}", hint=_RENAME)
         scope = self._scope(given, graph.node, outer, *fixed)
         if scope.successive:
             renamed = {name: scope.define(name) for name in given}
@@ -137,7 +141,7 @@ class _Namespace:
                     raise InputError(
                         f"{self._where}: {name!r} is the name of an input and of an output "
                         "that differs from it",
-                        hint="rename one of the two where the model is made",
+                        hint=_RENAME,
                     )
                 names = [name if i == keeper else self._fresh(name) for i in range(count)]
                 scope.current[name] = names[0]
