@@ -1,15 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """Sessions of ONNX Runtime on the CPU, over models in memory, in bytes or on disk.
 
-Weights are never copied to get a model into the runtime. A model in memory is serialized without
-its large initializers, which are handed over as views of the arrays (or of the memory-mapped file)
-that hold them; so a model may be larger than protobuf's 2 GB and larger than memory.
+A model in memory is serialized without its large initializers. Those that lie in files are mapped
+by the runtime from there; those in memory are handed over as views of their arrays. So a model may
+be larger than protobuf's 2 GB, and one whose weights are in files larger than memory.
 """
 
 from __future__ import annotations
 
 import ctypes
 import difflib
+import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -196,26 +197,31 @@ def _read(source: Path | bytes, where: str) -> ir.Model:
 def _serialize(
     model: ir.Model, extra: Sequence[str], options: Any, keep_alive: list[object]
 ) -> bytes:
-    """Serialize `model` without its large initializers, which go into `options` as views."""
+    """Serialize `model` without its large weights; `options` tells the runtime where they are."""
     import onnx_ir as ir
 
     from burnish.backends.target import max_ir_version
 
     try:
-        with _detached_weights(model) as weights:
+        folder, in_files, in_memory = _large_weights(model)
+        with _replaced(_stand_ins(model, folder, in_files, in_memory)):
             proto = ir.to_proto(model)
-        values = [_weight_value(tensor) for tensor in weights.values()]
     except OSError as error:
         raise InputError(
             f"external data {error.filename} cannot be read: {error.strerror}",
             hint="keep the data file beside the model it belongs to",
         ) from error
+    except ir.serde.SerdeError as error:
+        raise InputError(f"the model cannot be written as ONNX: {error.__cause__}") from error
     # The number only says which parts of the format may occur; one that the runtime does not know
     # is refused or accepted part by part.
     proto.ir_version = min(proto.ir_version, max_ir_version())
     _expose(model, proto.graph, extra)
-    options.add_external_initializers(list(weights), values)
-    keep_alive += values
+    if folder is not None:
+        options.add_session_config_entry(
+            "session.model_external_initializers_file_folder_path", str(folder)
+        )
+    keep_alive += _hand_over(in_memory, options)
     try:
         return bytes(proto.SerializeToString(deterministic=True))
     except ValueError as error:
@@ -225,52 +231,124 @@ def _serialize(
         ) from error
 
 
-@contextmanager
-def _detached_weights(model: ir.Model) -> Iterator[dict[str, ir.TensorProtocol]]:
-    """Within the context, `model` names its large weights without holding them, or files.
+def _large_weights(
+    model: ir.Model,
+) -> tuple[Path | None, dict[str, tuple[ir.ExternalTensor, Path]], dict[str, ir.TensorProtocol]]:
+    """Weights of the main graph that need not travel in the model.
 
-    Yields the tensors that are only named. The runtime takes them for the main graph alone; what
-    subgraphs own stays inside the model.
+    Returns:
+        A folder that holds the files; weights that lie in files, with the file; the other weights.
     """
     import onnx_ir as ir
 
-    large: dict[str, ir.TensorProtocol] = {}
-    held: list[tuple[ir.Value, ir.TensorProtocol]] = []
+    in_files, in_memory = {}, {}
+    for name, value in model.graph.initializers.items():
+        tensor = value.const_value
+        if isinstance(tensor, ir.ExternalTensor):
+            if tensor.nbytes > _INLINE_BYTES:
+                in_files[name] = tensor, _file_of(tensor)
+        elif tensor is None or tensor.dtype is ir.DataType.STRING:
+            continue
+        elif tensor.nbytes > _INLINE_BYTES:
+            in_memory[name] = tensor
+    folders = {path.parent for _, path in in_files.values()}
+    folder = Path(os.path.commonpath(folders)) if folders else None
+    return folder, in_files, in_memory
+
+
+def _file_of(tensor: ir.ExternalTensor) -> Path:
+    """The file of an external tensor. Models come from anywhere: it may not leave their folder."""
+    folder, path = Path(tensor.base_dir).resolve(), Path(tensor.path).resolve()
+    if not path.is_relative_to(folder):
+        raise InputError(f"external data {tensor.location} lies outside the folder of its model")
+    return path
+
+
+def _stand_ins(
+    model: ir.Model,
+    folder: Path | None,
+    in_files: Mapping[str, tuple[ir.ExternalTensor, Path]],
+    in_memory: Mapping[str, ir.TensorProtocol],
+) -> Iterator[tuple[ir.Value, ir.TensorProtocol]]:
+    """What to serialize in place of weights: names for large ones, values for small ones in files.
+
+    The runtime takes names for the main graph alone; what subgraphs own stays in the model.
+    """
+    import onnx_ir as ir
+
+    for graph in model.graphs():
+        for name, value in graph.initializers.items():
+            tensor = value.const_value
+            if tensor is None:
+                continue
+            if graph is model.graph and name in in_memory:
+                location, offset, length = _location(name), 0, tensor.nbytes
+            elif graph is model.graph and name in in_files and folder is not None:
+                external, path = in_files[name]
+                location = str(path.relative_to(folder))
+                offset, length = external.offset or 0, external.length or external.nbytes
+            elif isinstance(tensor, ir.ExternalTensor):
+                yield value, _load(tensor)
+                continue
+            else:
+                continue
+            shape = ir.Shape(tensor.shape.numpy())
+            yield (
+                value,
+                ir.ExternalTensor(location, offset, length, tensor.dtype, shape=shape, name=name),
+            )
+
+
+def _load(tensor: ir.ExternalTensor) -> ir.TensorProtocol:
+    import onnx_ir as ir
+
     try:
-        for graph in model.graphs():
-            for name, value in graph.initializers.items():
-                tensor = value.const_value
-                if tensor is None or tensor.dtype is ir.DataType.STRING:
-                    continue
-                if graph is model.graph and tensor.nbytes > _INLINE_BYTES:
-                    large[name] = tensor
-                    stand_in: ir.TensorProtocol = ir.ExternalTensor(
-                        "memory",
-                        0,
-                        tensor.nbytes,
-                        tensor.dtype,
-                        shape=ir.Shape(tensor.shape.numpy()),
-                        name=name,
-                    )
-                elif isinstance(tensor, ir.ExternalTensor):
-                    stand_in = ir.Tensor(tensor.numpy(), dtype=tensor.dtype, name=name)
-                else:
-                    continue
-                held.append((value, tensor))
-                value.const_value = stand_in
-        yield large
-    finally:
-        for value, tensor in held:
+        return ir.Tensor(tensor.numpy(), dtype=tensor.dtype, name=tensor.name)
+    except ValueError as error:
+        raise InputError(f"external data {tensor.path} is truncated: {error}") from error
+
+
+@contextmanager
+def _replaced(stand_ins: Iterable[tuple[ir.Value, ir.TensorProtocol]]) -> Iterator[None]:
+    """Within the context, the values hold other tensors."""
+    held = []
+    try:
+        for value, tensor in stand_ins:
+            held.append((value, value.const_value))
             value.const_value = tensor
+        yield
+    finally:
+        for value, original in held:
+            value.const_value = original
 
 
-def _weight_value(tensor: ir.TensorProtocol) -> Any:
+def _location(name: str) -> str:
+    # Not the name itself: it is read as the path of a file, and may hold any character.
+    return name.encode().hex()
+
+
+def _hand_over(weights: Mapping[str, ir.TensorProtocol], options: Any) -> list[object]:
+    """Give the runtime views of `weights`; returns what must live as long as the session."""
     import onnxruntime
 
-    if tensor.dtype.bitwidth < 8:  # NumPy unpacks these, so there is no view to share
-        return _packed_value(tensor)
-    array = np.ascontiguousarray(tensor.numpy())
-    return onnxruntime.OrtValue.ortvalue_from_numpy_with_onnx_type(array, int(tensor.dtype))
+    views: dict[str, object] = {}
+    packed: dict[str, bytes] = {}
+    for name, tensor in weights.items():
+        if tensor.dtype.bitwidth < 8:  # NumPy unpacks these, so there is no array to share
+            packed[_location(name)] = tensor.tobytes()
+        else:
+            views[name] = onnxruntime.OrtValue.ortvalue_from_numpy_with_onnx_type(
+                np.ascontiguousarray(tensor.numpy()), int(tensor.dtype)
+            )
+    # The first call gives the values to the graph, which may fold them; the second makes kernels
+    # read them where they are. With the first alone, they are copied.
+    options.add_external_initializers(list(views), list(views.values()))
+    for name, view in views.items():
+        options.add_initializer(name, view)
+    options.add_external_initializers_from_files_in_memory(
+        list(packed), list(packed.values()), list(map(len, packed.values()))
+    )
+    return [*views.values(), *packed.values()]
 
 
 def _expose(model: ir.Model, graph: onnx.GraphProto, names: Sequence[str]) -> None:

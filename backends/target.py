@@ -281,7 +281,7 @@ def _body(
     """The function an operator stands for, and the types of its inputs as far as `dtype` tells.
 
     Some bodies depend on attributes and input types. The body taken is that of a node with default
-    attributes, required inputs only, and `dtype` (or the commonest type there is) throughout.
+    attributes, its required inputs alone, and `dtype` (or the commonest type there is) throughout.
     """
     import onnx
 
@@ -304,7 +304,16 @@ def _body(
         [parameter.name for parameter in schema.outputs[: schema.min_output]],
         domain=domain,
     )
-    input_types = [_type_proto(types.get(p.name) or _commonest(p.types)) for p in required]
+    # Counts, such as the groups of a GroupNormalization: 1 is always one of them.
+    node.attribute.extend(
+        onnx.helper.make_attribute(name, 1)
+        for name, attribute in schema.attributes.items()
+        if attribute.required and attribute.type == onnx.defs.OpSchema.AttrType.INT
+    )
+    type_strings = [types.get(p.name) or _commonest(p.types) for p in required]
+    if not all(text.startswith("tensor(") for text in type_strings):
+        return None
+    input_types = map(_type_proto, type_strings)
     try:
         body = schema.get_context_dependent_function(  # type: ignore[attr-defined]
             node.SerializeToString(), [t.SerializeToString() for t in input_types]
