@@ -19,31 +19,40 @@ def verify(model: ir.Model) -> list[str]:
     and operators exist in the imported version of the standard domain.
     """
     problems: list[str] = []
-    _Scope(model.opset_imports, model, problems).graph(model.graph, set(), set())
+    _Scope(model.opset_imports, model, problems).graph(model.graph)
     for function in model.functions.values():
-        _Scope(function.opset_imports, model, problems).graph(function.graph, set(), set())
+        _Scope(function.opset_imports, model, problems).graph(function.graph)
     return problems
 
 
 class _Scope:
-    """Walks graphs that share operator set imports."""
+    """Walks graphs that share operator set imports; holds what is visible at the moment."""
 
     def __init__(self, opsets: Mapping[str, int], model: ir.Model, problems: list[str]) -> None:
         self.opsets = opsets
         self.model = model
         self.problems = problems
+        self.defined: set[ir.Value] = set()
+        self.names: set[str] = set()
 
-    def graph(self, graph: ir.Graph, outer: set[ir.Value], outer_names: set[str]) -> None:
-        defined = set(outer)
-        names = set(outer_names)
+    def graph(self, graph: ir.Graph) -> None:
+        # What a subgraph defines is taken back when it ends, so that no set is ever copied.
+        added: list[ir.Value] = []
+        self.body(graph, added)
+        for value in added:
+            self.defined.discard(value)
+            self.names.discard(value.name or "")
 
+    def body(self, graph: ir.Graph, added: list[ir.Value]) -> None:
         def define(value: ir.Value, what: str) -> None:
-            if not value.name:
+            if not value.name or value in self.defined:
                 return
-            if value.name in names and value not in defined:
+            self.defined.add(value)
+            if value.name in self.names:
                 self.problems.append(f"{what} {value.name!r}: the name is taken")
-            names.add(value.name)
-            defined.add(value)
+                return
+            self.names.add(value.name)
+            added.append(value)
 
         for value in graph.inputs:
             define(value, "input")
@@ -53,11 +62,11 @@ class _Scope:
         for node in graph:
             label = f"node {describe(node)!r} ({node.op_type})"
             for used in node.inputs:
-                if used is not None and used not in defined:
+                if used is not None and used not in self.defined:
                     self.problems.append(f"{label}: input {used.name!r} is used before defined")
             self.operator(node, label)
             for inner in _subgraphs(node):
-                self.graph(inner, defined, names)
+                self.graph(inner)
             for value in node.outputs:
                 if value.uses() and not value.name:
                     self.problems.append(f"{label}: an output in use has no name")
@@ -65,7 +74,7 @@ class _Scope:
         for value in graph.outputs:
             if not value.name:
                 self.problems.append("an output of the graph has no name")
-            elif value not in defined:
+            elif value not in self.defined:
                 self.problems.append(f"output {value.name!r} is never defined")
 
     def initializer(self, value: ir.Value) -> None:
