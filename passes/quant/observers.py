@@ -141,8 +141,11 @@ class Histogram(Observer):
         if self.exponent is None:
             self.counts[0] += piece.size
             return
-        # Scaling by a power of two is exact, so binning is free of rounding.
+        # Scaling by a power of two is exact but for underflow: a tiny negative number must not
+        # land in bin 0.
         bins = np.floor(np.ldexp(piece, -self.exponent)).astype(np.int64)
+        if self.first < 0:
+            np.minimum(bins, -1, out=bins, where=piece < 0)
         bins -= self.first
         self.counts += np.bincount(bins, minlength=self.counts.size)
 

@@ -187,6 +187,12 @@ def test_many_doublings_at_once() -> None:
     assert made.counts[0] == 1
 
 
+def test_a_tiny_negative_number_does_not_underflow_into_the_bin_above() -> None:
+    made = watch(Histogram_, np.array([6.87e10, -7.9e-39], np.float32))
+    assert isinstance(made, Histogram)
+    assert made.counts[0] == 1
+
+
 def test_names() -> None:
     assert isinstance(observer("minmax")(), MinMax)
     assert isinstance(observer("entropy")(), Entropy)
