@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import inspect
+import io
 import logging
 import os
 import sys
@@ -125,7 +126,7 @@ def export(
 
     Raises:
         MissingExtraError: torch or onnxscript is not installed.
-        InputError: the exporter fails; one line says why.
+        InputError: the exporter fails, or an axis asked to be dynamic is not; one line says why.
         VerificationError: the outputs differ by more than the rounding of their dtype.
     """
     torch = require("torch", extra="torch")
@@ -146,16 +147,8 @@ def export(
                 loaded = _with_dynamo(example, args, kwargs, names, opset)
             else:
                 loaded = _with_torchscript(example, args, kwargs, names, opset)
-    inputs = _tensors([*args, *kwargs.values()])
-    _compare(loaded.model, inputs, _tensors(expected), where)
-    fixed = [
-        f"axis {axis} of {value.name!r}, asked to be dynamic as {name!r}, is always "
-        f"{value.shape[axis]}"
-        for value in loaded.model.graph.inputs
-        for axis, name in example.dynamic_axes.get(value.name or "", {}).items()
-        if value.shape is not None and isinstance(value.shape[axis], int)
-    ]
-    return Loaded(loaded.model, (*loaded.notes, *fixed), loaded.digest)
+    notes = _compare(loaded.model, _tensors([*args, *kwargs.values()]), _tensors(expected), where)
+    return Loaded(loaded.model, (*loaded.notes, *notes), loaded.digest)
 
 
 # --- sources -----------------------------------------------------------------------------------
@@ -214,14 +207,14 @@ def _export_program(program: Any, where: str, path: Path | None) -> Loaded:
     loaded = onnx_frontend.load(exported.model)
     if path is not None:
         loaded = Loaded(loaded.model, loaded.notes, digest.of_bytes(b"", [path]))
-    if program.example_inputs is None:
-        note = "no example inputs in the program: not compared with PyTorch"
-        return Loaded(loaded.model, (*loaded.notes, note), loaded.digest)
-    args, kwargs = program.example_inputs
-    with torch.no_grad():
-        expected = program.module()(*args, **kwargs)
-    _compare(loaded.model, _tensors([*args, *kwargs.values()]), _tensors(expected), where)
-    return loaded
+    notes = ["not compared with PyTorch: the program has no example inputs"]
+    if program.example_inputs is not None:
+        args, kwargs = program.example_inputs
+        with torch.no_grad():
+            expected = program.module()(*args, **kwargs)
+        inputs = _tensors([*args, *kwargs.values()])
+        notes = _compare(loaded.model, inputs, _tensors(expected), where)
+    return Loaded(loaded.model, (*loaded.notes, *notes), loaded.digest)
 
 
 # --- the two exporters -------------------------------------------------------------------------
@@ -306,8 +299,11 @@ def _positional(example: Example, where: str) -> tuple[tuple[Any, ...], dict[str
 
 def _compare(
     model: ir.Model, inputs: list[torch.Tensor], expected: list[torch.Tensor], where: str
-) -> None:
-    """Run the model on the example inputs and hold its outputs against PyTorch's."""
+) -> list[str]:
+    """Run the model on the example inputs and hold its outputs against PyTorch's.
+
+    Returns a note if the runtime has no kernels for the model, as for much in bfloat16.
+    """
     from burnish.backends import onnxruntime
     from burnish.backends.numeric import compare_outputs
 
@@ -326,13 +322,18 @@ def _compare(
         str(value.name): _array(tensor)
         for value, tensor in zip(model.graph.outputs, expected, strict=True)
     }
-    with onnxruntime.session(model) as session:
+    try:
+        session = onnxruntime.session(model)
+    except InputError as error:
+        return [f"not compared with PyTorch: {error}"]
+    with session:
         difference = compare_outputs(reference, session.run(feeds))
     if not difference.ok:
         raise VerificationError(
             f"{where}: the exported model differs from PyTorch: {difference}",
             hint="try another exporter or opset, or export in float32",
         )
+    return []
 
 
 def _array(tensor: torch.Tensor) -> np.ndarray[Any, np.dtype[Any]]:
@@ -379,12 +380,17 @@ def _eval_mode(module: torch.nn.Module) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep the exporter's progress and its warnings about its own insides from the user."""
+    """Keep the exporter's progress, warnings and dumps of its own insides from the user."""
     logger = logging.getLogger("torch")
     level = logger.level
-    logger.setLevel(logging.ERROR)
+    logger.setLevel(logging.CRITICAL)
+    dump = io.StringIO()
     try:
-        with warnings.catch_warnings():
+        with (
+            warnings.catch_warnings(),
+            contextlib.redirect_stdout(dump),
+            contextlib.redirect_stderr(dump),
+        ):
             warnings.simplefilter("ignore")
             yield
     finally:
@@ -408,4 +414,7 @@ def _explained(where: str) -> Iterator[None]:
 
 def _first_line(error: BaseException) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0][:300] if lines else type(error).__name__
+    if not lines:
+        return type(error).__name__
+    # A heading alone says nothing.
+    return (" ".join(lines[:2]) if lines[0].endswith(":") else lines[0])[:300]

@@ -56,7 +56,7 @@ def test_a_frontend_of_a_taken_name_is_an_error(plugin: Path, tmp_path: Path) ->
 
 
 def test_unknown_frontend() -> None:
-    with pytest.raises(InputError, match="unknown frontend 'onx'; did you mean 'onnx'?"):
+    with pytest.raises(InputError, match=r"unknown frontend 'onx'; did you mean 'onnx'?"):
         load("m.onnx", frontend="onx")
 
 
