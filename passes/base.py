@@ -59,7 +59,7 @@ class Pass(ABC):
             InputError: an option has a wrong type or is out of range.
         """
         for declared in options_of(type(self)):
-            declared.check(getattr(self, declared.name))
+            declared.check(getattr(self, declared.field))
 
     @abstractmethod
     def apply(self, model: ir.Model, ctx: PassContext) -> ir.Model | None:
@@ -84,7 +84,7 @@ class Pass(ABC):
         words = [
             f"{declared.name}={declared.format(value)}"
             for declared in options_of(type(self))
-            if (value := getattr(self, declared.name)) != declared.default
+            if (value := getattr(self, declared.field)) != declared.default
         ]
         return f"{self.name}{{{' '.join(words)}}}" if words else self.name
 

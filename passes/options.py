@@ -32,7 +32,8 @@ class Option:
     """One option of a pass, as read from its dataclass field.
 
     Attributes:
-        name: Field name; dashes and underscores are equal in text.
+        name: Name in text; dashes and underscores are equal there.
+        field: Field name: `name`, with an underscore behind it if it is a Python keyword.
         scalar: Type of one value: `bool`, `int`, `float` or `str`.
         repeated: The value is a tuple of `scalar`.
         nullable: The value may be None, written `none`.
@@ -52,6 +53,7 @@ class Option:
     min: float | None
     max: float | None
     choices: tuple[str, ...] | None
+    field: str
 
     @property
     def type_text(self) -> str:
@@ -151,7 +153,7 @@ def _option(field: dataclasses.Field[Any], hint: Any) -> Option:
     repeated = typing.get_origin(hint) is tuple
     scalar = typing.get_args(hint)[0] if repeated else hint
     return Option(
-        field.name,
+        field.name.rstrip("_"),
         scalar,
         repeated,
         nullable,
@@ -160,6 +162,7 @@ def _option(field: dataclasses.Field[Any], hint: Any) -> Option:
         declared.min,
         declared.max,
         declared.choices,
+        field.name,
     )
 
 

@@ -137,7 +137,8 @@ class _Parser:
             if key not in declared:
                 hint = registry.nearest(key, tuple(declared)) if declared else "it takes no options"
                 raise self.error(f"pass {pass_class.name!r} has no option {key!r}; {hint}", start)
-            if key in given:
+            field = declared[key].field
+            if field in given:
                 raise self.error(f"option {key!r} is given twice", start)
             self.expect("=")
             value_at = self.at
@@ -145,7 +146,7 @@ class _Parser:
             while words and self.take(","):
                 words.append(self.word())
             try:
-                given[key] = declared[key].parse(words)
+                given[field] = declared[key].parse(words)
             except InputError as error:
                 raise self.error(f"{pass_class.name}: {error}", value_at) from error
         return given
