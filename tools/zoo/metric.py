@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Literal
 
 from burnish.errors import InputError
 
@@ -21,36 +21,47 @@ Split = Literal["calibration", "evaluation"]
 """Passes may look at the calibration split; the evaluation split shares no sample with it."""
 
 
-class Evaluate(Protocol):
-    """How a metric scores a model: see `Metric.evaluate`."""
-
-    def __call__(
-        self, run: Run, *, split: Split = "evaluation", limit: int | None = None
-    ) -> float: ...
-
-
 @dataclass(frozen=True)
 class Metric:
     """A number that says how well a model does a task.
 
     Attributes:
         name: As it is printed, such as "exact match".
-        evaluate: Score `run` on the first `limit` samples of `split`; None means the task's
-            usual number of samples.
+        samples: Samples it is measured on unless told otherwise.
+        score: `score(run, split, count)` measures it on the first `count` samples of a split,
+            or on all of them if there are fewer.
     """
 
     name: str
     higher_is_better: bool
-    evaluate: Evaluate
+    samples: int
+    score: Callable[[Run, Split, int], float]
+
+    def evaluate(self, run: Run, *, split: Split = "evaluation", limit: int | None = None) -> float:
+        """Score a model.
+
+        Args:
+            run: Runs it; the `run` of any session.
+            split: Which samples.
+            limit: How many of them; `samples` by default.
+
+        Raises:
+            InputError: `limit` is less than 1, or the task has no labels in that split.
+        """
+        count = self.samples if limit is None else limit
+        if count < 1:
+            raise InputError(f"cannot score {self.name} on {count} samples")
+        return self.score(run, split, count)
 
 
 @dataclass(frozen=True)
 class Task:
-    """A labelled task of one model.
+    """What a model is calibrated and judged with.
 
     Attributes:
         feeds: `feeds(n, seed)` gives `n` feeds of the calibration split, made one at a time.
-        metrics: The first is the one a model is judged by.
+        metrics: The first is the one the model is judged by; none for a model that is there for
+            its structure.
     """
 
     feeds: Callable[[int, int], Iterable[Arrays]]

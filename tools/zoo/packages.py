@@ -13,23 +13,14 @@ def _package(registry: Registry, name: str, version: str, root: str, checksums: 
     return Package(registry, name, version, files)
 
 
-PPOCR_REC = _package(
-    "pypi",
-    "rapidocr",
-    "3.10.0",
-    "rapidocr/models",
-    """
-6f327246b50388f3c176ae304bd95767ea6dc0c9ae92153ef8cbe210b3c14884  PP-OCRv6_rec_small.onnx
-""",
-)
-
-PPOCR_DET = _package(
+PPOCR = _package(
     "pypi",
     "rapidocr",
     "3.10.0",
     "rapidocr/models",
     """
 090f04abcd9d9a7498bc4ebf677e4cb9bdce1fe4197ddb7e529f1ef44e1ff94f  PP-OCRv6_det_small.onnx
+6f327246b50388f3c176ae304bd95767ea6dc0c9ae92153ef8cbe210b3c14884  PP-OCRv6_rec_small.onnx
 """,
 )
 
@@ -161,6 +152,23 @@ a878f9a58f6743c32985c56c2f2f75988386216b38a4023a01fd3bcf7884d93e  lee.cor
 23762bc6b728897144dda3d324a2c032dc1e059e1009806226d64b6dd123ed79  similarities0-1.txt
 f92a022fc2537793a15bc3a8c162ebcd74990e033a228bb6388cb71e4c0b1e1d  wordsim353.tsv
 d5e0501971478a511430ee880bd0121e94ac701ba86d90544d83e6d2ba3db05d  simlex999.txt
+""",
+)
+
+PHOTOS = _package(
+    "pypi",
+    "scikit-image",
+    "0.26.0",
+    "skimage/data",
+    """
+88431cd9653ccd539741b555fb0a46b61558b301d4110412b5bc28b5e3ea6cb5  astronaut.png
+7966caf324f6ba843118d98f7a07746d22f6a343430add0233eca5f6eaaa8fcf  brick.png
+596aa1e7cb875eb79f437e310381d26b338a81c2da23439704a73c4651e8c4bb  chelsea.png
+cc02f8ca188b167c775a7101b5d767d1e71792cf762c33d6fa15a4599b5a8de7  coffee.png
+b6b6022426b38936c43a4ac09635cd78af074e90f42ffa8227ac8b7452d39f89  grass.png
+3a19c5dd8a927a9334bb1229a6d63711b1c0c767fb27e2286e7c84a3e2c2f5f4  hubble_deep_field.jpg
+db18e9c4157617403c3537a6ba355dfeafe9a7eabb6b9b94cb33f6525dd49179  motorcycle_left.png
+c2dd0de7c538df8d111e479619b129464d0269d0ae5fd18ca91d33a7fdfea95c  rocket.jpg
 """,
 )
 
