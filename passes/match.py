@@ -14,6 +14,7 @@ import onnx_ir as ir
 
 from burnish.passes.constant import as_array, is_constant, scalar_of
 from burnish.passes.pattern import (
+    COMMUTATIVE,
     Either,
     Literal,
     NodePattern,
@@ -163,7 +164,7 @@ def _input_orders(pattern: NodePattern, node: ir.Node) -> Iterator[tuple[Bound, 
         return
     padded = (*actual[:wanted], *itertools.repeat(None, max(0, wanted - len(actual))))
     yield padded
-    if pattern.commutative and len(actual) == 2:
+    if wanted == len(actual) == 2 and node.op_type in COMMUTATIVE and node.domain == "":
         yield (padded[1], padded[0])
 
 

@@ -19,8 +19,9 @@ with an underscore say more about the node:
     _shared=True              may also be used outside the pattern; it then stays in the graph
     _more=True                may have more inputs than listed
 
-`op.one_of("Conv", "ConvTranspose")(x, w)` matches either operator, and
-`op.either(pattern, other)` either of two patterns (a value may stand for "nothing here").
+`op.one_of("Add", "Sub")(x, y)` matches either operator, with the inputs of the one that commutes
+in either order, and `op.either(pattern, other)` either of two patterns (a value may stand for
+"nothing here").
 """
 
 from __future__ import annotations
@@ -84,11 +85,6 @@ class NodePattern:
     bind: str | None
     shared: bool
     more: bool
-
-    @property
-    def commutative(self) -> bool:
-        """Whether the two inputs may stand in either order."""
-        return len(self.inputs) == 2 and self.op_types <= COMMUTATIVE and self.domain == ""
 
 
 @dataclass(frozen=True, eq=False)

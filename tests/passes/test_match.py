@@ -58,6 +58,15 @@ def test_other_operators_do_not_commute() -> None:
     assert near.reason == "an input of Sub is not computed by a node"
 
 
+def test_each_of_several_operators_commutes_if_it_does() -> None:
+    def pattern(op: Any, a: Any, b: Any) -> Any:
+        return op.one_of("Add", "Sub")(op.Relu(a), b)
+
+    assert find(pattern, "{ t = Relu(x)  y = Add(z, t) }")[0] is not None
+    assert find(pattern, "{ t = Relu(x)  y = Sub(t, z) }")[0] is not None
+    assert find(pattern, "{ t = Relu(x)  y = Sub(z, t) }")[0] is None
+
+
 def test_backtracking_over_nested_commuted_operators() -> None:
     def pattern(op: Any, a: Any, b: Any) -> Any:
         return op.Mul(op.Add(a, b), op.Add(a, 1.0))
