@@ -57,11 +57,13 @@ def save(model: ir.Model, path: str | os.PathLike[str]) -> tuple[Path, ...]:
     try:
         with _weights_moved(model, aside, data):
             (aside / path.name).write_bytes(_serialize(model, path))
-            written = [f for f in (data, path) if f is not None and (aside / f.name).exists()]
+            # The data file is empty when every weight turned out small.
+            written = [f for f in (data, path) if f and (aside / f.name).stat().st_size]
             for file in written:
                 (aside / file.name).replace(file)
     except OSError as error:
-        raise BurnishError(f"cannot write {path}: {error.strerror or error}") from error
+        where = f": {error.filename}" if error.filename else ""
+        raise BurnishError(f"cannot write {path}: {error.strerror}{where}") from error
     finally:
         shutil.rmtree(aside, ignore_errors=True)
     return tuple(written)

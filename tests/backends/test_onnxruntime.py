@@ -110,6 +110,34 @@ def test_levels_and_threads_agree(mlp: ir.Model, level: Optimize, threads: int) 
     np.testing.assert_allclose(y, mlp_values(mlp)["y"], rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("level", ["basic", "extended", "all"])
+def test_the_runtime_may_fold_weights_it_was_handed(level: Optimize, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    model = parse(
+        """g (float[1,32,9,9] x, float[32,32,3,3] w, float[32] s, float[32] b, float[32] m,
+              float[32] v, float[50,32] h) => (float[1,50] y) {
+            c = Conv<pads = [1,1,1,1]>(x, w)  n = BatchNormalization(c, s, b, m, v)  r = Relu(n)
+            p = GlobalAveragePool(r)  f = Flatten(p)  t = Transpose(h)  y = MatMul(f, t) }"""
+    )
+    weights = {
+        name: rng.uniform(0.5, 1, shape).astype(np.float32)
+        for name, shape in {
+            "w": (32, 32, 3, 3),
+            "h": (50, 32),
+            **dict.fromkeys("sbmv", (32,)),
+        }.items()
+    }
+    model = initialize(model, **weights)
+    x = {"x": rng.standard_normal((1, 32, 9, 9), dtype=np.float32)}
+    expected = session(model).run(x)["y"]
+    path = tmp_path / "m.onnx"
+    ir.save(model, path, external_data="w.bin", size_threshold_bytes=0)
+    for source in (model, ir.load(path), path):
+        y = session(source, optimize=level).run(x)["y"]
+        # The scale goes into the weights, another kernel sums 288 products: float32.
+        np.testing.assert_allclose(y, expected, rtol=1e-5)
+
+
 def test_without_prepacking_the_result_is_the_same(mlp: ir.Model) -> None:
     y = session(mlp, prepack=False).run({"x": X})["y"]
     np.testing.assert_allclose(y, mlp_values(mlp)["y"], rtol=1e-5, atol=1e-5)
