@@ -114,9 +114,9 @@ class _Walk:
                     for graph in item.as_graphs():
                         self.graph(graph)
                 case ir.AttributeType.TENSOR:
-                    self.tensor(item.as_tensor())
+                    self.tensor(item.value)
                 case ir.AttributeType.TENSORS:
-                    for tensor in item.as_tensors():
+                    for tensor in item.value:
                         self.tensor(tensor)
                 case _:
                     self.add(str(item.value))

@@ -8,15 +8,91 @@ as it was.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
+from abc import abstractmethod
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, Self
 
 import onnx_ir as ir
 
 from burnish.errors import BurnishError, InputError
+from burnish.passes.base import Pass
 from burnish.passes.context import PassContext
 from burnish.passes.fingerprint import fingerprint
+from burnish.passes.options import options_of
+from burnish.passes.reference import reference_to, resolve
 from burnish.passes.report import all_graphs
 from burnish.passes.shapes import forget_shapes
+
+
+@dataclass(frozen=True)
+class ForeignPass(Pass):
+    """A pass that runs an object given as `module:name`, or as itself.
+
+    A subclass declares exactly one option, which takes the text.
+
+    Attributes:
+        item: The object; found by the text unless given.
+    """
+
+    item: Any = dataclasses.field(default=None, kw_only=True, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        """Find the object.
+
+        Raises:
+            InputError: no text is given, it leads nowhere, or to something of another kind.
+        """
+        super().__post_init__()
+        self.prepare()
+        (declared,) = options_of(type(self))
+        if not self.text:
+            raise InputError(
+                f"option {declared.name!r} is needed", hint=f"give {declared.name}=module:name"
+            )
+        item = resolve(self.text) if self.item is None else self.item
+        with blaming(f"{self.name} {self.text}"):
+            object.__setattr__(self, "item", self.accept(item))
+        object.__setattr__(self, "rule_names", (self.rule,))
+
+    @classmethod
+    def of(cls, item: Any) -> Self:
+        """Return the pass for an object.
+
+        Its text form can be parsed if the object lives at the top of a module.
+        """
+        (declared,) = options_of(cls)
+        text = reference_to(item) or f"<{_describe(item)}>"
+        return cls(**{declared.field: text}, item=item)
+
+    @property
+    def text(self) -> str:
+        """The value of the option."""
+        (declared,) = options_of(type(self))
+        text: str = getattr(self, declared.field)
+        return text
+
+    @property
+    def rule(self) -> str:
+        """Name of the one rewrite of a run: the object's, without its module."""
+        return self.text.rpartition(":")[2].rpartition(".")[2].strip("<>")
+
+    def prepare(self) -> None:
+        """Check that the tool is installed, before its user's module needs it."""
+
+    @abstractmethod
+    def accept(self, item: Any) -> Any:
+        """Return what to run for the object that the text names.
+
+        Raises:
+            InputError: it is of the wrong kind.
+        """
+
+
+def _describe(item: Any) -> str:
+    kind = item if hasattr(item, "__qualname__") else type(item)
+    return f"{kind.__module__}:{kind.__qualname__}"
 
 
 def run_foreign(

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -11,53 +10,35 @@ from typing import Any, ClassVar
 import onnx_ir as ir
 
 from burnish.errors import InputError
-from burnish.passes.base import Pass
 from burnish.passes.context import PassContext
-from burnish.passes.foreign import run_foreign
+from burnish.passes.foreign import ForeignPass, run_foreign
 from burnish.passes.options import option
-from burnish.passes.reference import reference_to, resolve
 
 
 @dataclass(frozen=True)
-class GraphSurgeon(Pass):
+class GraphSurgeon(ForeignPass):
     """Run a graphsurgeon function.
 
-    What a `gs.Graph` has no place for (metadata, doc strings, types that are no tensors, functions'
-    value types, ...) is kept aside and put back by name. Weights are read only if the function
-    reads them, and only those it writes to are replaced.
-
-    Raises:
-        InputError: the function cannot be found, raises, or returns something else than a graph.
+    What a `gs.Graph` has no place for (metadata, doc strings, types other than tensors, defaults of
+    inputs, ...) is kept aside and put back by name. Weights are read only if the function reads
+    them, and only those it writes to are replaced.
     """
 
     name: ClassVar[str] = "graphsurgeon"
-    function: str = option("", help="the function to run, as module:name")
-    call: Callable[[Any], Any] | None = dataclasses.field(default=None, repr=False, compare=False)
+    function: str = option("", help="the function, as module:name")
 
-    def __post_init__(self) -> None:
-        """Find the function."""
-        super().__post_init__()
-        if self.call is None:
-            if not self.function:
-                raise InputError("option 'function' is needed", hint="function=module:name")
-            object.__setattr__(self, "call", resolve(self.function))
-        if not callable(self.call):
-            raise InputError(f"{self.function} is not a function")
-
-    @property
-    def rule(self) -> str:
-        """Name of the one rewrite: the function's."""
-        return self.function.rpartition(":")[2].strip("<>")
+    def accept(self, item: Any) -> Any:
+        """Return the function."""
+        if not callable(item):
+            raise InputError(f"{self.text} is a {type(item).__name__}, not a function")
+        return item
 
     def apply(self, model: ir.Model, ctx: PassContext) -> None:
         """Run the function on a graphsurgeon view of the model."""
         from burnish.passes.gsbridge import through_graphsurgeon
 
-        call = self.call
-        assert call is not None
-
         def transform(copy: ir.Model) -> ir.Model | None:
-            return through_graphsurgeon(copy, self.function, call)
+            return through_graphsurgeon(copy, self.text, self.item)
 
         run_foreign(self.rule, transform, model, ctx)
 
@@ -65,13 +46,6 @@ class GraphSurgeon(Pass):
 def graphsurgeon(function: Callable[[Any], Any]) -> GraphSurgeon:
     """Return a pass that runs a graphsurgeon function.
 
-        burnish.optimize("m.onnx", [graphsurgeon(replace_swish), "fuse"])
-
-    The text form of the pass can be parsed if the function lives at the top of a module.
+    burnish.optimize("m.onnx", [graphsurgeon(replace_swish), "fuse"])
     """
-    return GraphSurgeon(_text_of(function), function)
-
-
-def _text_of(function: Callable[[Any], Any]) -> str:
-    name = getattr(function, "__qualname__", type(function).__qualname__)
-    return reference_to(function) or f"<{getattr(function, '__module__', '')}:{name}>"
+    return GraphSurgeon.of(function)

@@ -106,12 +106,12 @@ class _Weights:
         """Put a placeholder in place of every tensor of `model`."""
         for graph in all_graphs(model):
             for value in graph.initializers.values():
-                if _is_detachable(value.const_value):
+                if value.const_value is not None:
                     value.const_value = self._placeholder(value.const_value, value.name)
             for node in graph:
                 for name, attribute in node.attributes.items():
-                    if _is_tensor(attribute) and _is_detachable(attribute.as_tensor()):
-                        tensor = self._placeholder(attribute.as_tensor(), None)
+                    if _is_tensor(attribute):
+                        tensor = self._placeholder(attribute.value, None)
                         node.attributes[name] = ir.AttrTensor(
                             name, tensor, doc_string=attribute.doc_string
                         )
@@ -125,7 +125,7 @@ class _Weights:
             for node in graph:
                 for name, attribute in node.attributes.items():
                     if _is_tensor(attribute):
-                        tensor = self._original(attribute.as_tensor())
+                        tensor = self._original(attribute.value)
                         node.attributes[name] = ir.AttrTensor(
                             name, tensor, doc_string=attribute.doc_string
                         )
@@ -141,26 +141,24 @@ class _Weights:
         """Keep the arrays that a function put into constants, so that exporting copies none."""
         for constant in _constants(graph):
             array = constant._values
-            if not isinstance(array, np.ndarray) or array.dtype.kind in "OSU":
-                continue
-            if constant._export_dtype in (None, array.dtype):
+            # With another `export_dtype`, graphsurgeon has yet to convert it.
+            if isinstance(array, np.ndarray) and constant._export_dtype in (None, array.dtype):
                 constant._values = _Weight(self, self._number_of_array(array))
 
     def read(self, number: int) -> np.ndarray:
         """Return a copy of a tensor that a function may write to."""
-        array = np.array(self.tensors[number].numpy())
+        array = _array_of(self.tensors[number])
         self._read[id(array)] = (weakref.ref(array), number)
         return array
 
     def _number_of_array(self, array: np.ndarray) -> int:
         reference, number = self._read.get(id(array), (None, -1))
         lent = reference is not None and reference() is array
-        if lent and _same_bytes(array, self.tensors[number].numpy()):
+        if lent and _holds(self.tensors[number], array):
             return number  # read but not written to
-        return self.keep(ir.tensor(array))
+        return self.keep(_tensor_of(array))
 
-    def _placeholder(self, tensor: ir.TensorProtocol | None, name: str | None) -> ir.ExternalTensor:
-        assert tensor is not None
+    def _placeholder(self, tensor: ir.TensorProtocol, name: str | None) -> ir.ExternalTensor:
         return ir.ExternalTensor(
             f"{_LOCATION}{self.keep(tensor)}",
             None,
@@ -193,13 +191,14 @@ class _Weight(LazyValues):
     def tensor(self) -> onnx.TensorProto:
         """What graphsurgeon exports: the data, or in our own exports its number."""
         source = self.weights.tensors[self.number]
-        proto = onnx.TensorProto(data_type=source.dtype.value, dims=source.shape.numpy())
         if self.weights.exporting:
+            proto = onnx.TensorProto(data_type=source.dtype.value, dims=source.shape.numpy())
             proto.data_location = onnx.TensorProto.EXTERNAL
             proto.external_data.add(key="location", value=f"{_LOCATION}{self.number}")
-        else:
-            proto.raw_data = source.tobytes()
-        return proto
+            return proto
+        return ir.serde.serialize_tensor(
+            ir.tensor(source.numpy()) if isinstance(source, ir.ExternalTensor) else source
+        )
 
     def load(self) -> np.ndarray:
         return self.weights.read(self.number)
@@ -212,10 +211,6 @@ def _is_tensor(attribute: ir.Attr) -> bool:
     return attribute.type == ir.AttributeType.TENSOR and not attribute.is_ref()
 
 
-def _is_detachable(tensor: ir.TensorProtocol | None) -> bool:
-    return tensor is not None and tensor.dtype != ir.DataType.STRING
-
-
 def _location(proto: onnx.TensorProto) -> str:
     return next((entry.value for entry in proto.external_data if entry.key == "location"), "")
 
@@ -224,7 +219,25 @@ def _number_of(location: str) -> int | None:
     return int(location[len(_LOCATION) :]) if location.startswith(_LOCATION) else None
 
 
-def _same_bytes(array: np.ndarray, other: np.ndarray) -> bool:
+def _array_of(tensor: ir.TensorProtocol) -> np.ndarray:
+    """Return a new array, of strings where graphsurgeon would give strings."""
+    if tensor.dtype == ir.DataType.STRING:
+        return onnx.numpy_helper.to_array(ir.serde.serialize_tensor(tensor))
+    return np.array(tensor.numpy())
+
+
+def _tensor_of(array: np.ndarray) -> ir.TensorProtocol:
+    if array.dtype.kind not in "OSU":
+        return ir.tensor(array)
+    data = [item if isinstance(item, bytes) else str(item).encode() for item in array.flat]
+    return ir.StringTensor(data, shape=ir.Shape(array.shape))
+
+
+def _holds(tensor: ir.TensorProtocol, array: np.ndarray) -> bool:
+    """Whether a tensor is equal to an array, bit by bit; takes little memory."""
+    if tensor.dtype == ir.DataType.STRING:
+        return np.array_equal(_array_of(tensor), array)
+    other = tensor.numpy()
     if array.dtype != other.dtype or array.shape != other.shape:
         return False
     mine = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
@@ -357,6 +370,7 @@ def _restore_graph(old: ir.Graph, before: ir.Graph, after: ir.Graph) -> None:
         if getattr(before, name) == getattr(after, name):
             setattr(after, name, getattr(old, name))
     _restore_inputs(old, after)
+    _restore_order(old, after)
     olds, befores = _values(old), _values(before)
     for name, value in _values(after).items():
         if name in olds:
@@ -374,6 +388,15 @@ def _restore_inputs(old: ir.Graph, after: ir.Graph) -> None:
         default = after.initializers.get(value.name or "")
         if value.is_initializer() and default is not None and value.name not in names:
             after.inputs.insert(index, default)
+
+
+def _restore_order(old: ir.Graph, after: ir.Graph) -> None:
+    """Initializers: those of the original first, as they were."""
+    found = dict(after.initializers)
+    after.initializers.clear()
+    for name in [name for name in old.initializers if name in found]:
+        after.initializers[name] = found.pop(name)
+    after.initializers.update(found)
 
 
 def _restore_value(old: ir.Value, before: ir.Value | None, after: ir.Value) -> None:

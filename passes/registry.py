@@ -37,6 +37,9 @@ BUILT_IN: dict[str, str] = {
     "fuse-pad": "burnish.passes.fuse.pad:FusePad",
     "prune": "burnish.passes.prune:Prune",
     "quant": "burnish.passes.quant:Quant",
+    "graphsurgeon": "burnish.passes.graphsurgeon:GraphSurgeon",
+    "onnx-ir": "burnish.passes.onnxir:OnnxIR",
+    "onnxscript": "burnish.passes.onnxscript:OnnxScript",
 }
 
 
