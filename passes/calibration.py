@@ -17,7 +17,7 @@ import importlib
 import itertools
 import sys
 import zipfile
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -76,6 +76,7 @@ class CalibrationSource:
         *,
         label: str = "calibration data",
         name_of: Callable[[int], str] = "sample {}".format,
+        length: int | None = None,
         limit: int | None = None,
     ) -> None:
         self._factory = factory
@@ -86,7 +87,7 @@ class CalibrationSource:
         self._label = label
         self._name_of = name_of
         self._limit = limit
-        self._length: int | None = None
+        self._length = self._limited(length)
         self._digest: str | None = None
 
     @staticmethod
@@ -112,6 +113,7 @@ class CalibrationSource:
                 inputs,
                 label=where,
                 name_of=lambda index: files[index].name,
+                length=len(files),
                 limit=limit,
             )
         elif path.suffix == ".npz" or path.is_file():
@@ -155,6 +157,11 @@ class CalibrationSource:
             )
         self._length = count
 
+    @property
+    def known_length(self) -> int | None:
+        """The number of samples if it is known without reading them."""
+        return self._length
+
     def __len__(self) -> int:
         """Return the number of samples; reads them once if that is not known yet."""
         if self._length is None:
@@ -182,10 +189,15 @@ class CalibrationSource:
                 f"{self._label} can be read only once, and quantization reads it several times",
                 hint="pass a list, or a function that makes a fresh iterable",
             )
+        if isinstance(made, Sized):
+            self._length = self._limited(len(made))
         first = next(iter(made), None)
         if first is None:
             raise InputError(f"{self._label}: there are no samples")
         self._checked(first, 0)
+
+    def _limited(self, length: int | None) -> int | None:
+        return length if length is None or self._limit is None else min(length, self._limit)
 
     def _checked(self, sample: Mapping[str, Any], index: int) -> Feeds:
         where = f"{self._label}: {self._name_of(index)}"

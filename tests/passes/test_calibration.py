@@ -207,7 +207,7 @@ def test_what_can_be_read_only_once_is_refused() -> None:
 
 
 def test_a_source_that_changes_is_found_out() -> None:
-    counts = iter([3, 3, 2])
+    counts = iter([3, 2])
     source = CalibrationSource.from_iterable(lambda: [sample(0)] * next(counts), INPUTS)
     assert len(source) == 3
     with pytest.raises(InputError, match="3 samples the first time, 2 now"):

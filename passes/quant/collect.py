@@ -1,0 +1,103 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Runs a float model over calibration samples and lets observers watch values inside it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+
+from burnish.passes.calibration import CalibrationSource
+from burnish.passes.quant.observers import Observer
+
+Progress = Callable[[Iterable[Any], int | None, str], Iterable[Any]]
+
+# Bytes of activations fetched from one run of the model. Values that do not fit together are
+# observed in further sweeps over the samples.
+BUDGET = 512 << 20
+
+
+def collect(
+    model: ir.Model,
+    names: Sequence[str],
+    samples: CalibrationSource,
+    make: Callable[[], Observer],
+    *,
+    progress: Progress | None = None,
+    budget: int = BUDGET,
+) -> dict[str, Observer]:
+    """Observe values of the main graph over all samples.
+
+    Samples are read one at a time and activations are forgotten once observed: memory depends on
+    the model and on `budget`, not on the number of samples.
+
+    Args:
+        model: Runs in float, on one thread.
+        names: Values to observe: graph inputs, or outputs of nodes.
+        samples: What to run it on.
+        make: Makes the observer of one value.
+        progress: Shows progress: (items, total, label) -> items.
+        budget: Bytes of activations to hold at a time; one value alone may be larger.
+
+    Returns:
+        One observer for each name, in that order.
+
+    Raises:
+        InputError: the samples or the model do not run.
+    """
+    from burnish.backends.onnxruntime import session
+
+    observers = {name: make() for name in dict.fromkeys(names)}
+    inputs = {value.name for value in model.graph.inputs}
+    fed = [name for name in observers if name in inputs]
+    groups = _groups(model, [name for name in observers if name not in inputs], samples, budget)
+    for index, group in enumerate(groups):
+        sweep = "" if len(groups) == 1 else f" {index + 1}/{len(groups)}"
+        with session(model, optimize="all", extra_outputs=group) as running:
+            swept: Iterable[Any] = samples
+            if progress is not None:
+                swept = progress(samples, samples.known_length, f"calibrate{sweep}")
+            for feeds in swept:
+                for name in fed if index == 0 else ():
+                    observers[name].update(feeds[name])
+                if group:
+                    for name, array in running.run(feeds, group).items():
+                        observers[name].update(array)
+    return observers
+
+
+def _groups(
+    model: ir.Model, names: Sequence[str], samples: CalibrationSource, budget: int
+) -> list[list[str]]:
+    """Split names into groups whose arrays fit the budget, judged by the first sample."""
+    if not names:
+        return [[]]
+    groups: list[list[str]] = []
+    room = 0
+    for name, size in zip(names, _sizes(model, names, samples), strict=True):
+        if not groups or size > room:
+            groups.append([])
+            room = budget
+        groups[-1].append(name)
+        room -= size
+    return groups
+
+
+def _sizes(model: ir.Model, names: Sequence[str], samples: CalibrationSource) -> list[int]:
+    """Return the bytes each value takes on the first sample, from shapes alone."""
+    from burnish.backends.onnxruntime import session
+
+    # In a copy that shares the weights, the values' shapes are fetched in place of the values.
+    probe = model.clone()
+    values = {value.name: value for node in probe.graph for value in node.outputs}
+    nodes = [ir.node("Shape", [values[name]], name=f"burnish/shape/{name}") for name in names]
+    for node in nodes:
+        node.outputs[0].name = node.name
+    probe.graph.extend(nodes)
+    wanted = [node.name or "" for node in nodes]
+    with session(probe, optimize="basic", extra_outputs=wanted) as running:
+        shapes = running.run(next(iter(samples)), wanted)
+    itemsize = np.dtype(np.float32).itemsize
+    return [int(np.prod(shapes[name], dtype=np.int64)) * itemsize for name in wanted]

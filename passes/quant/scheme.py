@@ -1,0 +1,135 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Quantization parameters: how real numbers map to integers and back.
+
+All schemes are affine (B. Jacob et al., "Quantization and Training of Neural Networks for Efficient
+Integer-Arithmetic-Only Inference", 2018, section 2.1):
+
+    q = saturate(round_half_even(x / scale) + zero_point)        x ~ scale * (q - zero_point)
+
+Activations are uint8 and asymmetric, weights int8 and symmetric: the pair that CPU kernels have
+instructions for.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+
+from burnish.passes.quant.observers import Range
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+# Products of two scales, and their reciprocals, stay normal float32 numbers.
+_LEAST_SCALE = 2.0**-60
+# An int32 bias leaves this much room for the sum of products it is added to.
+_BIAS_BITS = 30
+
+
+@dataclass(frozen=True)
+class QuantParams:
+    """Scale and zero point, for a whole tensor or for each slice along an axis.
+
+    Attributes:
+        scale: float32, positive; shape [] or [size of `axis`].
+        zero_point: Of the quantized type; shape of `scale`.
+        axis: Axis the parameters belong to, or None for the whole tensor.
+    """
+
+    scale: NDArray[np.float32]
+    zero_point: Array
+    axis: int | None = None
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """The quantized type."""
+        return self.zero_point.dtype
+
+    @property
+    def range(self) -> Range:
+        """The numbers that do not saturate (of a per-tensor scheme)."""
+        info = np.iinfo(self.dtype)
+        scale, zero = float(self.scale), int(self.zero_point)
+        return Range(scale * (info.min - zero), scale * (info.max - zero))
+
+    def quantize(self, x: Array) -> Array:
+        """Round to integers as ONNX's QuantizeLinear does."""
+        info = np.iinfo(self.dtype)
+        q = np.rint(x.astype(np.float32, copy=False) / self._along(self.scale, x.ndim))
+        q = q + self._along(self.zero_point, x.ndim).astype(np.float32)
+        return np.clip(q, info.min, info.max).astype(self.dtype)
+
+    def dequantize(self, q: Array) -> NDArray[np.float32]:
+        """Return the numbers that integers stand for, as ONNX's DequantizeLinear does."""
+        zero = self._along(self.zero_point, q.ndim).astype(np.int32)
+        real = (q.astype(np.int32) - zero).astype(np.float32) * self._along(self.scale, q.ndim)
+        return real.astype(np.float32)
+
+    def _along(self, values: Array, rank: int) -> Array:
+        if self.axis is None:
+            return values
+        shape = [1] * rank
+        shape[self.axis] = -1
+        return values.reshape(shape)
+
+
+def activation_params(values: Range, dtype: DTypeLike = np.uint8) -> QuantParams:
+    """Asymmetric parameters for a range, which is widened to contain zero.
+
+    Zero is then represented exactly, as padding and Relu need, and a number inside the range is
+    off by at most half a scale. A range that begins at zero keeps zero as its least integer, so
+    that saturation does the work of a Relu.
+    """
+    info = np.iinfo(dtype)
+    low, high = min(values.low, 0.0), max(values.high, 0.0)
+    if low == high:
+        return QuantParams(np.array(1.0, np.float32), np.zeros((), dtype))
+    scale = max((high - low) / (info.max - info.min), _LEAST_SCALE)
+    zero = int(np.clip(np.rint(info.min - low / scale), info.min, info.max))
+    return QuantParams(np.array(scale, np.float32), np.array(zero, dtype))
+
+
+def weight_params(weights: Array, axis: int | None, bits: int = 8) -> QuantParams:
+    """Symmetric int8 parameters from the largest magnitude, of each slice along `axis`.
+
+    Args:
+        weights: Of any shape.
+        axis: Output channels, or None for one scale.
+        bits: 8 uses [-127, 127]; 7 uses [-64, 64], so that sums of two products with uint8 fit
+            in 16 bits.
+    """
+    if bits not in (7, 8):
+        raise ValueError(f"bits must be 7 or 8, got {bits}")
+    others = tuple(i for i in range(weights.ndim) if i != axis) if axis is not None else None
+    largest = np.abs(weights.astype(np.float32, copy=False)).max(axis=others)
+    levels = 127 if bits == 8 else 64
+    scale = np.where(largest > 0, largest / np.float32(levels), np.float32(1.0))
+    scale = np.maximum(scale, np.float32(_LEAST_SCALE)).astype(np.float32)
+    return QuantParams(scale, np.zeros(scale.shape, np.int8), axis)
+
+
+def fit_bias(weights: QuantParams, largest: Array, bias: Array, input_scale: float) -> QuantParams:
+    """Change the weight scales of channels whose bias would not suit an int32 otherwise.
+
+    A bias is stored in units of `input_scale * weight scale`. Where that would overflow, the
+    channel's weights are negligible beside its bias, and a coarser scale is taken. Where all
+    weights are zero, any scale will do, and one that represents the bias well is taken.
+
+    Args:
+        weights: Per-channel parameters.
+        largest: Largest magnitude of a weight, by channel.
+        bias: One number a channel.
+        input_scale: Scale of the activations.
+    """
+    least = np.abs(bias.astype(np.float64)) / (2.0**_BIAS_BITS * input_scale)
+    scale = weights.scale.astype(np.float64)
+    scale = np.where(largest > 0, np.maximum(scale, least), np.where(bias != 0, least, 1.0))
+    return replace(weights, scale=np.maximum(scale, _LEAST_SCALE).astype(np.float32))
+
+
+def bias_params(weights: QuantParams, input_scale: float) -> QuantParams:
+    """int32 parameters of a bias that is added to sums of products of inputs and weights."""
+    scale = (weights.scale * np.float32(input_scale)).astype(np.float32)
+    return QuantParams(scale, np.zeros(scale.shape, np.int32), 0 if scale.ndim else None)
