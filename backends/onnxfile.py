@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from burnish.backends import weights
 from burnish.errors import BurnishError, InputError
 
 if TYPE_CHECKING:
@@ -73,7 +74,8 @@ def _serialize(model: ir.Model, path: Path) -> bytes:
     import onnx_ir as ir
 
     try:
-        return bytes(ir.to_proto(model).SerializeToString(deterministic=True))
+        with weights.attributes_in_memory(model):
+            return bytes(ir.to_proto(model).SerializeToString(deterministic=True))
     except ValueError as error:
         raise BurnishError(
             f"cannot write {path}: it holds over 2 GB outside its initializers",
@@ -93,9 +95,14 @@ def _weights_moved(model: ir.Model, aside: Path, data: Path | None) -> Iterator[
         return
     import onnx_ir as ir
 
-    before = [(value, value.const_value) for value in _initialized(model)]
-    replaced = [value for value, tensor in before if _lies_in(tensor, data)]
+    before = [(value, tensor) for _, value, tensor in weights.initialized(model)]
+    stale = {id(value) for value, tensor in before if _lies_in(tensor, data)}
+    constants = [item for item in weights.external_attributes(model) if _lies_in(item[2], data)]
+    renamed = False
     try:
+        for node, attribute, constant in constants:  # few, and no file takes them over
+            copy = ir.tensor(constant.numpy().copy(), dtype=constant.dtype, name=constant.name)
+            node.attributes[attribute.name] = ir.AttrTensor(attribute.name, copy)
         ir.external_data.unload_from_model(
             model,
             aside,
@@ -105,26 +112,18 @@ def _weights_moved(model: ir.Model, aside: Path, data: Path | None) -> Iterator[
             align_threshold=PAGE,
         )
         yield
-        keep = {id(value) for value in replaced}
-    except BaseException:
-        keep = set()
-        raise
+        renamed = True
     finally:
         for value, tensor in before:
-            if id(value) not in keep:
+            if not renamed or id(value) not in stale:
                 value.const_value = tensor
             elif isinstance(value.const_value, ir.ExternalTensor):
                 value.const_value.base_dir = data.parent
+        for node, attribute, _ in constants if not renamed else ():
+            node.attributes[attribute.name] = attribute
 
 
-def _initialized(model: ir.Model) -> Iterator[ir.Value]:
-    for graph in model.graphs():
-        for value in graph.initializers.values():
-            if value.const_value is not None:
-                yield value
-
-
-def _lies_in(tensor: ir.TensorProtocol | None, data: Path) -> bool:
+def _lies_in(tensor: ir.TensorProtocol, data: Path) -> bool:
     import onnx_ir as ir
 
     if not isinstance(tensor, ir.ExternalTensor):
@@ -136,8 +135,8 @@ def _is_external(model: ir.Model) -> bool:
     import onnx_ir as ir
 
     size = 0
-    for value in _initialized(model):
-        if isinstance(value.const_value, ir.ExternalTensor):
+    for _, _, tensor in weights.initialized(model):
+        if isinstance(tensor, ir.ExternalTensor):
             return True
-        size += value.const_value.nbytes if value.const_value is not None else 0
+        size += tensor.nbytes
     return size > INLINE_LIMIT

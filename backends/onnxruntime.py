@@ -13,13 +13,13 @@ import difflib
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self
 
 import numpy as np
 
+from burnish.backends import weights
 from burnish.errors import BurnishError, InputError
 
 if TYPE_CHECKING:
@@ -203,8 +203,10 @@ def _serialize(
     from burnish.backends.target import max_ir_version
 
     try:
-        folder, in_files, in_memory = _large_weights(model)
-        with _replaced(_stand_ins(model, folder, in_files, in_memory)):
+        folder, in_files, in_arrays = _large_weights(model)
+        unused = _unused(model, extra)
+        stand_ins = _stand_ins(model, folder, in_files, in_arrays)
+        with weights.attributes_in_memory(model), weights.tensors_replaced(stand_ins):
             proto = ir.to_proto(model)
     except OSError as error:
         raise InputError(
@@ -217,11 +219,18 @@ def _serialize(
     # is refused or accepted part by part.
     proto.ir_version = min(proto.ir_version, max_ir_version())
     _expose(model, proto.graph, extra)
+    # The runtime drops weights that nothing uses as it loads, then misses those handed to it.
+    if unused:
+        kept = [i for i in proto.graph.initializer if i.name not in unused]
+        del proto.graph.initializer[:]
+        proto.graph.initializer.extend(kept)
+    for name in unused & in_arrays.keys():
+        del in_arrays[name]
     if folder is not None:
         options.add_session_config_entry(
             "session.model_external_initializers_file_folder_path", str(folder)
         )
-    keep_alive += _hand_over(in_memory, options)
+    keep_alive += _hand_over(in_arrays, options)
     try:
         return bytes(proto.SerializeToString(deterministic=True))
     except ValueError as error:
@@ -241,7 +250,7 @@ def _large_weights(
     """
     import onnx_ir as ir
 
-    in_files, in_memory = {}, {}
+    in_files, in_arrays = {}, {}
     for name, value in model.graph.initializers.items():
         tensor = value.const_value
         if isinstance(tensor, ir.ExternalTensor):
@@ -250,10 +259,22 @@ def _large_weights(
         elif tensor is None or tensor.dtype is ir.DataType.STRING:
             continue
         elif tensor.nbytes > _INLINE_BYTES:
-            in_memory[name] = tensor
+            in_arrays[name] = tensor
     folders = {path.parent for _, path in in_files.values()}
     folder = Path(os.path.commonpath(folders)) if folders else None
-    return folder, in_files, in_memory
+    return folder, in_files, in_arrays
+
+
+def _unused(model: ir.Model, extra: Sequence[str]) -> set[str]:
+    """Weights of the main graph that no node and no output uses, and that are no input."""
+    return {
+        name
+        for name, value in model.graph.initializers.items()
+        if not value.uses()
+        and not value.is_graph_output()
+        and not value.is_graph_input()
+        and name not in extra
+    }
 
 
 def _file_of(tensor: ir.ExternalTensor) -> Path:
@@ -268,7 +289,7 @@ def _stand_ins(
     model: ir.Model,
     folder: Path | None,
     in_files: Mapping[str, tuple[ir.ExternalTensor, Path]],
-    in_memory: Mapping[str, ir.TensorProtocol],
+    in_arrays: Mapping[str, ir.TensorProtocol],
 ) -> Iterator[tuple[ir.Value, ir.TensorProtocol]]:
     """What to serialize in place of weights: names for large ones, values for small ones in files.
 
@@ -276,50 +297,24 @@ def _stand_ins(
     """
     import onnx_ir as ir
 
-    for graph in model.graphs():
-        for name, value in graph.initializers.items():
-            tensor = value.const_value
-            if tensor is None:
-                continue
-            if graph is model.graph and name in in_memory:
-                location, offset, length = _location(name), 0, tensor.nbytes
-            elif graph is model.graph and name in in_files and folder is not None:
-                external, path = in_files[name]
-                location = str(path.relative_to(folder))
-                offset, length = external.offset or 0, external.length or external.nbytes
-            elif isinstance(tensor, ir.ExternalTensor):
-                yield value, _load(tensor)
-                continue
-            else:
-                continue
-            shape = ir.Shape(tensor.shape.numpy())
-            yield (
-                value,
-                ir.ExternalTensor(location, offset, length, tensor.dtype, shape=shape, name=name),
-            )
-
-
-def _load(tensor: ir.ExternalTensor) -> ir.TensorProtocol:
-    import onnx_ir as ir
-
-    try:
-        return ir.Tensor(tensor.numpy(), dtype=tensor.dtype, name=tensor.name)
-    except ValueError as error:
-        raise InputError(f"external data {tensor.path} is truncated: {error}") from error
-
-
-@contextmanager
-def _replaced(stand_ins: Iterable[tuple[ir.Value, ir.TensorProtocol]]) -> Iterator[None]:
-    """Within the context, the values hold other tensors."""
-    held = []
-    try:
-        for value, tensor in stand_ins:
-            held.append((value, value.const_value))
-            value.const_value = tensor
-        yield
-    finally:
-        for value, original in held:
-            value.const_value = original
+    for graph, value, tensor in weights.initialized(model):
+        name = value.name or ""
+        if graph is model.graph and name in in_arrays:
+            location, offset, length = _location(name), 0, tensor.nbytes
+        elif graph is model.graph and name in in_files and folder is not None:
+            external, path = in_files[name]
+            location = str(path.relative_to(folder))
+            offset, length = external.offset or 0, external.length or external.nbytes
+        elif isinstance(tensor, ir.ExternalTensor):
+            yield value, weights.in_memory(tensor)
+            continue
+        else:
+            continue
+        shape = ir.Shape(tensor.shape.numpy())
+        yield (
+            value,
+            ir.ExternalTensor(location, offset, length, tensor.dtype, shape=shape, name=name),
+        )
 
 
 def _location(name: str) -> str:
@@ -327,13 +322,13 @@ def _location(name: str) -> str:
     return name.encode().hex()
 
 
-def _hand_over(weights: Mapping[str, ir.TensorProtocol], options: Any) -> list[object]:
-    """Give the runtime views of `weights`; returns what must live as long as the session."""
+def _hand_over(tensors: Mapping[str, ir.TensorProtocol], options: Any) -> list[object]:
+    """Give the runtime views of `tensors`; returns what must live as long as the session."""
     import onnxruntime
 
     views: dict[str, object] = {}
     packed: dict[str, bytes] = {}
-    for name, tensor in weights.items():
+    for name, tensor in tensors.items():
         if tensor.dtype.bitwidth < 8:  # NumPy unpacks these, so there is no array to share
             packed[_location(name)] = tensor.tobytes()
         else:

@@ -13,6 +13,7 @@ import pytest
 
 from burnish.backends import onnxfile
 from burnish.backends.onnxfile import PAGE, save
+from burnish.backends.onnxruntime import session
 from burnish.errors import BurnishError, InputError
 
 SHAPES = {"a": (40, 60), "b": (3,), "c": (61, 33)}  # over a page, under one, over one
@@ -195,6 +196,34 @@ def test_weights_of_subgraphs_are_written(tmp_path: Path) -> None:
     assert len(save(loaded, tmp_path / "out.onnx")) == 2
     assert (tmp_path / "out.onnx.data").stat().st_size == 8000
     onnx.checker.check_model(tmp_path / "out.onnx")
+
+
+@pytest.mark.parametrize("output", ["in.onnx", "out.onnx"])
+def test_constants_in_a_file_come_into_the_model(tmp_path: Path, output: str) -> None:
+    """onnx.save_model(convert_attribute=True) makes such models; ONNX Runtime refuses them."""
+    nine = onnx.helper.make_tensor("t", onnx.TensorProto.FLOAT, [300], np.full(300, 9.0))
+    constant = onnx.helper.make_node("Constant", [], ["c"], value=nine)
+    text = """<ir_version: 10, opset_import: ["": 20]>
+        g (float[300] x) => (float[300] y) { w = Neg(x)  y = Add(w, c) }"""
+    proto = onnx.parser.parse_model(text)
+    proto.graph.node.insert(0, constant)
+    proto.graph.initializer.append(
+        onnx.helper.make_tensor("unused", onnx.TensorProto.FLOAT, [2000], np.ones(2000))
+    )
+    onnx.save_model(
+        proto,
+        tmp_path / "in.onnx",
+        save_as_external_data=True,
+        location="in.onnx.data",
+        size_threshold=0,
+        convert_attribute=True,
+    )
+    model = ir.load(tmp_path / "in.onnx")
+    feeds = {"x": np.ones(300, np.float32)}
+    np.testing.assert_array_equal(session(model).run(feeds)["y"], np.full(300, 8))
+    save(model, tmp_path / output)
+    for source in (tmp_path / output, model):
+        np.testing.assert_array_equal(session(source).run(feeds)["y"], np.full(300, 8))
 
 
 @pytest.mark.slow  # writes 2 GB

@@ -226,6 +226,30 @@ def test_a_weight_that_is_also_an_input() -> None:
     np.testing.assert_array_equal(loaded.run({"x": x})["y"], np.ones(300))
 
 
+def test_weights_that_nothing_needs() -> None:
+    """Left over by a pass: used by a dead node, used by nothing, or only an output."""
+    model = parse(
+        """g (float[300] x, float[300] dead, float[300] spare, float[300] out)
+            => (float[300] y, float[300] out) { y = Neg(x)  d = Abs(dead) }"""
+    )
+    ones = np.ones(300, np.float32)
+    loaded = session(initialize(model, dead=ones, spare=ones, out=ones))
+    np.testing.assert_array_equal(loaded.run({"x": ones})["out"], ones)
+    shown = session(model, extra_outputs=["spare", "d"]).run({"x": ones})
+    np.testing.assert_array_equal(shown["spare"], ones)
+    np.testing.assert_array_equal(shown["d"], ones)
+    assert set(model.graph.initializers) == {"dead", "spare", "out"}
+
+
+def test_a_spare_weight_that_is_also_an_input_stays_optional() -> None:
+    model = parse("g (float[300] x, float[300] w) => (float[300] y) { y = Neg(x) }")
+    value = model.graph.inputs[1]
+    value.const_value = ir.tensor(np.ones(300, np.float32), name="w")
+    model.graph.register_initializer(value)
+    loaded = session(model)
+    assert loaded.run({"x": np.ones(300, np.float32)})["y"].shape == (300,)
+
+
 def test_a_model_that_cannot_be_written_is_one_line() -> None:
     model = parse("g (int64[1] i, string[2] w) => (string[1] y) { y = Gather(w, i) }")
     words = np.array(["a", "b"], dtype=object)  # an ir.StringTensor would have been right
