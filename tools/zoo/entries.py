@@ -39,7 +39,7 @@ def _minilm(export: Export) -> Entry:
 
 def _light(name: str, summary: str) -> Entry:
     return Entry(
-        name=f"light-{name.removeprefix('bvlc_')}",
+        name=f"light-{name.removeprefix('bvlc_').replace('_', '-')}",
         kind="model",
         summary=f"{summary}; constant weights, so structure only",
         licence="Apache-2.0",

