@@ -63,6 +63,9 @@ def through_graphsurgeon(
             result = graph if returned is None else returned
             if not isinstance(result, gs.Graph):
                 raise TypeError(f"it returned a {type(result).__name__}, not a gs.Graph or None")
+            # `gs.Graph.copy` forgets them.
+            result.producer_name = result.producer_name or proto.producer_name
+            result.producer_version = result.producer_version or proto.producer_version
             with gs.logger.G_LOGGER.suppress(gs.logger.G_LOGGER.ERROR):
                 after = _exported(result, weights, proto)
             after.graph.sort()

@@ -55,7 +55,9 @@ EDITS: dict[str, Callable[[ir.Model], object]] = {
     "function node": lambda m: setattr(next(iter(m.functions.values()))[1], "op_type", "Div"),
     "function doc": lambda m: setattr(next(iter(m.functions.values())), "doc_string", "other"),
     "tensor": lambda m: setattr(
-        m.graph.initializers["w"], "const_value", ir.tensor(np.float32([1, 2, 3, 4]), name="w")
+        m.graph.initializers["w"],
+        "const_value",
+        ir.tensor(np.array([1, 2, 3, 4], np.float32), name="w"),
     ),
 }
 
