@@ -14,7 +14,7 @@ import numpy as np
 import onnx_ir as ir
 
 from burnish import frontends
-from burnish.backends import onnxfile
+from burnish.backends.onnxruntime import OnnxRuntime
 from burnish.backends.target import Target
 from burnish.errors import BudgetError, InputError
 from burnish.passes.base import Pass
@@ -125,7 +125,7 @@ def optimize(
             hint="leave out lossy passes or raise the budget",
         )
     if output is not None:
-        onnxfile.save(model, output)
+        OnnxRuntime().lower(model, on, Path(output))
     report.seconds = time.perf_counter() - started
     return Optimized(model, report)
 
