@@ -106,12 +106,19 @@ class _Driver:
         reason = made.reason if isinstance(made, NoMatch) else self.objection(rule, builder, match)
         if reason is None and len(pattern.roots) > 1:
             reason = _makes_cycle(match)
+        outputs: list[ir.Value] = []
+        if reason is None:
+            outputs = [
+                item.value if isinstance(item, Operand) else item for item in _as_tuple(made)
+            ]
+            assert len(outputs) == len(pattern.roots), (
+                f"{rule.name}: as many outputs as its pattern"
+            )
+            reason = _misfit(pattern, match, outputs)
         if reason is not None:
             discard(builder.nodes)
             self.refuse(rule, node, reason)
             return False
-        outputs = [item.value if isinstance(item, Operand) else item for item in _as_tuple(made)]
-        assert len(outputs) == len(pattern.roots), f"{rule.name} must return as many as its pattern"
         with self.ctx.rewrite(rule.name, node) as go:
             if go:
                 self.splice(pattern, match, node, builder, outputs)
@@ -208,6 +215,25 @@ class _Driver:
 
 def _as_tuple(made: Any) -> tuple[Any, ...]:
     return made if isinstance(made, tuple) else (made,)
+
+
+def _misfit(pattern: Pattern, match: Match, outputs: Iterable[ir.Value]) -> str | None:
+    """Whether a new value certainly has another type or shape than the one it replaces.
+
+    A rule need not think of broadcasting: x * 1 is not x where the 1 has more dimensions than x.
+    """
+    for root, new in zip(pattern.roots, outputs, strict=True):
+        old = match.nodes[root.node].outputs[root.index]
+        if old.dtype is not None and new.dtype is not None and old.dtype != new.dtype:
+            return "the replacement has another type"
+        if old.shape is None or new.shape is None:
+            continue
+        if len(old.shape) != len(new.shape) or any(
+            isinstance(mine, int) and isinstance(theirs, int) and mine != theirs
+            for mine, theirs in zip(old.shape.dims, new.shape.dims, strict=True)
+        ):
+            return "the replacement has another shape"
+    return None
 
 
 def _makes_cycle(match: Match) -> str | None:

@@ -21,7 +21,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, overload
+from typing import Any, ClassVar, Literal, overload
 
 import numpy as np
 import onnx_ir as ir
@@ -35,11 +35,11 @@ from burnish.passes.pattern import Pattern, node_names, trace
 
 @dataclass(frozen=True)
 class NoMatch:
-    """The one way for a rewrite to refuse; always false, so `if not result` reads well."""
+    """The one way for a rewrite to refuse; always false: `if not found: return found`."""
 
     reason: str
 
-    def __bool__(self) -> bool:
+    def __bool__(self) -> Literal[False]:
         return False
 
 

@@ -316,3 +316,26 @@ def test_work_is_linear_in_nodes() -> None:
 
     assert attempts(1001) == 500
     assert attempts(2001) == 1000
+
+
+@rule
+def times_one(op: Any, x: Any) -> Any:
+    """Mul(x, 1) -> x."""
+    return op.Mul(x, 1.0)
+
+
+@times_one.rewrite
+def _(op: Any, x: Any) -> Any:
+    return x
+
+
+def test_a_replacement_of_another_shape_is_refused() -> None:
+    same = parse(
+        "g (float[3] x) => (float[3] z) <float[1] one = {1}> { y = Mul(x, one) z = Abs(y)}"
+    )
+    after = parse("g (float[3] x) => (float[3] z) { z = Abs(x) }")
+    assert_rewrites(times_one, same, after)
+    more = parse(
+        "g (float[3] x) => (float[1,3] z) <float[1,1] one = {1}> { y = Mul(x, one) z = Abs(y)}"
+    )
+    assert_refuses(times_one, more, "the replacement has another shape")
