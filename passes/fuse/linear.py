@@ -1,0 +1,390 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Linear operators with constant weights, and affine functions folded into them.
+
+Conv, ConvTranspose, Gemm and MatMul compute W x + b. An affine function of each channel, a z + c,
+before or after one goes into its weights and bias:
+
+    a (W x + b) + c = (a W) x + (a b + c)
+    W (a x + c) + b = (W a) x + (b + W c)
+
+What is folded is computed in float64 and rounded once; it is refused where the rounding would lose
+what the separate operators keep (overflow, underflow).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_ir as ir
+
+from burnish.passes.constant import as_array, tensor_of
+from burnish.passes.fuse.rescale import blocks, epsilon, rescaled, rounded
+from burnish.passes.rule import Builder, NoMatch, Operand
+
+LINEAR = ("Conv", "ConvTranspose", "Gemm", "MatMul")
+"""The operators `linear_of` reads."""
+
+FLOATS = frozenset(
+    {ir.DataType.FLOAT, ir.DataType.DOUBLE, ir.DataType.FLOAT16, ir.DataType.BFLOAT16}
+)
+
+# Weights that other nodes use too are copied up to this size (bytes): less than a file grows by
+# for the names and shapes of the nodes that go.
+_COPIED_BYTES = 4096
+
+
+@dataclass(frozen=True)
+class Channels:
+    """Where the channels of a value are.
+
+    Attributes:
+        size: Number of channels.
+        from_end: Their axis, counted from the last one, which is 1.
+        rank: Number of dimensions; 1 where unknown, for what broadcasts to any.
+    """
+
+    size: int
+    from_end: int
+    rank: int
+
+    def vector(self, array: np.ndarray) -> np.ndarray | None:
+        """Return a constant that differs along channels at most as float64, [1] or [size]."""
+        axis = array.ndim - self.from_end
+        if array.ndim > self.rank or array.size not in (1, self.size):
+            return None
+        if array.size != 1 and (axis < 0 or array.shape[axis] != self.size):
+            return None
+        return array.reshape(-1).astype(np.float64)
+
+
+@dataclass(frozen=True)
+class Affine:
+    """The function scale * x + shift; each float64, and one number or one a channel."""
+
+    scale: np.ndarray
+    shift: np.ndarray
+
+    @property
+    def scales(self) -> bool:
+        """Whether it does more than shift."""
+        return bool((self.scale != 1).any())
+
+    @property
+    def shifts(self) -> bool:
+        """Whether it does more than scale."""
+        return bool((self.shift != 0).any())
+
+    def after(self, first: Affine) -> Affine:
+        """Return the function that applies `first` and then this."""
+        with np.errstate(all="ignore"):
+            return Affine(self.scale * first.scale, self.scale * first.shift + self.shift)
+
+
+_ONE, _ZERO = np.ones(()), np.zeros(())
+IDENTITY = Affine(_ONE, _ZERO)
+
+
+def affine_of(
+    op: Builder, node: ir.Node, value: ir.Value, channels: Channels | None = None
+) -> Affine | NoMatch:
+    """Read Add, Sub, Mul, Div or BatchNormalization as an affine function of its input `value`.
+
+    Without `channels`, which BatchNormalization needs, the constants keep their shape.
+    """
+    if node.op_type == "BatchNormalization":
+        assert channels is not None
+        return _batch_norm(op, node, channels)
+    left, right = node.inputs
+    other = right if left is value else left
+    assert other is not None
+    array = as_array(other)
+    if array is None:
+        return NoMatch("the other operand is not constant")
+    if other.dtype not in FLOATS:
+        return NoMatch("integers are not folded")
+    constant = array.astype(np.float64) if channels is None else channels.vector(array)
+    if constant is None:
+        return NoMatch("the constant differs along more than the channels")
+    with np.errstate(all="ignore"):
+        match node.op_type:
+            case "Add":
+                made = Affine(_ONE, constant)
+            case "Sub":
+                made = Affine(_ONE, -constant) if left is value else Affine(-_ONE, constant)
+            case "Mul":
+                made = Affine(constant, _ZERO)
+            case _ if left is value:
+                made = Affine(1 / constant, _ZERO)
+            case _:
+                return NoMatch("the value is a divisor")
+    if not (np.isfinite(made.scale).all() and np.isfinite(made.shift).all()):
+        return NoMatch("the constant is not finite, or zero and a divisor")
+    # Adding 2**23 to a float32 and taking it away again rounds to whole numbers, on purpose.
+    if np.abs(made.shift).max() * epsilon(array.dtype) >= 1:
+        return NoMatch("the shift is so large that adding it rounds")
+    return made
+
+
+def _batch_norm(op: Builder, node: ir.Node, channels: Channels) -> Affine | NoMatch:
+    reason = batch_norm_trains(op, node)
+    if reason is not None:
+        return NoMatch(reason)
+    if channels.rank - channels.from_end != 1:
+        return NoMatch("BatchNormalization is over another axis")
+    arrays = [as_array(value) for value in node.inputs[1:5]]
+    if any(array is None for array in arrays):
+        return NoMatch("parameters of BatchNormalization are not constant")
+    gamma, beta, mean, variance = (a.astype(np.float64) for a in arrays if a is not None)
+    if gamma.shape != (channels.size,):
+        return NoMatch("parameters of BatchNormalization have another size")
+    with np.errstate(all="ignore"):
+        scale = gamma / np.sqrt(variance + op.attribute(node, "epsilon"))
+        shift = beta - mean * scale
+    if not (np.isfinite(scale).all() and np.isfinite(shift).all()):
+        return NoMatch("parameters of BatchNormalization are not finite")
+    return Affine(scale, shift)
+
+
+def batch_norm_trains(op: Builder, node: ir.Node) -> str | None:
+    """Say why a BatchNormalization is not a fixed function of each channel, if it is not."""
+    opset = op.opset_imports.get("", 1)
+    if opset < 7 or op.attribute(node, "training_mode"):
+        return "BatchNormalization is in training mode"
+    if opset < 9 and op.attribute(node, "spatial") == 0:
+        return "BatchNormalization has parameters for each position"
+    return None
+
+
+@dataclass(frozen=True)
+class Linear:
+    """A linear operator.
+
+    Attributes:
+        node: Conv, ConvTranspose, Gemm or MatMul.
+        weights: Its weights; perhaps not constant.
+        bias: Its bias, or the constant that an Add puts on a MatMul; None if there is none.
+        groups: Number of groups of channels.
+        inputs: Channels of its input.
+        outputs: Channels of its output.
+        alpha: What multiplies the weights.
+        beta: What multiplies the bias.
+    """
+
+    node: ir.Node
+    weights: Operand
+    bias: Operand | None
+    groups: int
+    inputs: Channels
+    outputs: Channels
+    alpha: float = 1.0
+    beta: float = 1.0
+
+    def fold(
+        self,
+        op: Builder,
+        x: Operand | ir.Value,
+        *,
+        before: Affine = IDENTITY,
+        after: Affine = IDENTITY,
+    ) -> ir.Value | NoMatch:
+        """Build after(linear(before(x)))."""
+        dtype = self.weights.dtype
+        if dtype not in FLOATS:
+            return NoMatch("integers are not folded")
+        weights: Operand | ir.TensorProtocol | NoMatch = self.weights
+        if before.scales or after.scales:
+            weights = self._scaled(before.scale, after.scale)
+        if isinstance(weights, NoMatch):
+            return weights
+        bias: Operand | np.ndarray | NoMatch | None = self.bias
+        changed = {}
+        if before.shifts or after.shifts or (after.scales and self.bias is not None):
+            bias = self._bias(before, after, dtype.numpy())
+            changed = {} if self.beta == 1 else {"beta": None}
+        if isinstance(bias, NoMatch):
+            return bias
+        if self.node.op_type == "MatMul":
+            product: ir.Value = op.like(self.node, x, weights)
+            return product if bias is None else op.Add(product, bias)
+        folded: ir.Value = op.like(self.node, x, weights, bias, **changed)
+        return folded
+
+    def _bias(self, before: Affine, after: Affine, dtype: np.dtype) -> np.ndarray | NoMatch:
+        """Return after.scale * (bias + W before.shift) + after.shift, [outputs]."""
+        bias = _ZERO
+        if self.bias is not None:
+            array = self.bias.array
+            if array is None:
+                return NoMatch("the bias is not constant")
+            convolution = self.node.op_type in ("Conv", "ConvTranspose")
+            vector = array.astype(np.float64) if convolution else self.outputs.vector(array)
+            if vector is None:
+                return NoMatch("the bias differs along more than the channels")
+            bias = self.beta * vector
+        if before.shifts:
+            if self.node.op_type == "MatMul" and self.bias is None:
+                return NoMatch("a MatMul has no bias to take the shift")
+            if not _reaches_all_alike(self.node):
+                return NoMatch("the shift does not reach the padding")
+            response = self._response(before.shift)
+            if isinstance(response, NoMatch):
+                return response
+            bias = bias + response
+        with np.errstate(all="ignore"):
+            exact = after.scale * bias + after.shift
+        return rounded(np.broadcast_to(exact, self.outputs.size), dtype)
+
+    def _response(self, constant: np.ndarray) -> np.ndarray | NoMatch:
+        """Return the output for an input that is `constant` in each channel; float64 [outputs]."""
+        array = self.weights.array
+        if array is None:
+            return NoMatch("the weights are not constant")
+        if self.node.op_type == "MatMul" and array.ndim > 2:
+            return NoMatch("the weights differ along a batch")
+        factor = self._input_factor(np.broadcast_to(constant, self.inputs.size))
+        axis = self._output_axis % array.ndim
+        kernel = tuple(range(2, array.ndim))
+        total = np.zeros(self.outputs.size)
+        # For each row of the weights, sums over what is not an output channel.
+        for part, scaled in blocks(array, factor):
+            rows = scaled.sum(axis=kernel)
+            if axis == 0:
+                total[part] = rows.sum(axis=1)
+            elif self.groups == 1:
+                total += rows.sum(axis=0)
+            else:
+                members = self.inputs.size // self.groups
+                group = np.arange(len(array))[part] // members
+                np.add.at(total.reshape(self.groups, -1), group, rows)
+        return self.alpha * total
+
+    def _scaled(self, before: np.ndarray, after: np.ndarray) -> ir.TensorProtocol | NoMatch:
+        """Return the weights with input and output channels scaled."""
+        array = self.weights.array
+        if array is None:
+            return NoMatch("the weights are not constant")
+        if array.nbytes > _COPIED_BYTES and _is_shared(self.weights.value):
+            return NoMatch("the weights are used by other nodes too")
+        factor = self._input_factor(before) * self._output_factor(after)
+        mapped = isinstance(tensor_of(self.weights.value), ir.ExternalTensor)
+        return rescaled(array, factor, (self._input_axis, self._output_axis), lazy=mapped)
+
+    @property
+    def _output_axis(self) -> int:
+        match self.node.op_type:
+            case "Conv":
+                return 0
+            case "ConvTranspose":
+                return 1
+            case "Gemm" if _flag(self.node, "transB"):
+                return 0
+        return -1
+
+    @property
+    def _input_axis(self) -> int:
+        match self.node.op_type:
+            case "Conv":
+                return 1
+            case "ConvTranspose":
+                return 0
+            case "Gemm" if _flag(self.node, "transB"):
+                return 1
+        return -2
+
+    def _input_factor(self, vector: np.ndarray) -> np.ndarray:
+        """Shape a factor of each input channel so that it broadcasts to the weights."""
+        grouped = self.groups if self.node.op_type == "Conv" else 1
+        return self._factor(vector, self._input_axis, grouped)
+
+    def _output_factor(self, vector: np.ndarray) -> np.ndarray:
+        """Shape a factor of each output channel so that it broadcasts to the weights."""
+        grouped = self.groups if self.node.op_type == "ConvTranspose" else 1
+        return self._factor(vector, self._output_axis, grouped)
+
+    def _factor(self, vector: np.ndarray, axis: int, groups: int) -> np.ndarray:
+        dims = self.weights.static_dims
+        assert dims is not None
+        shape = [1] * len(dims)
+        if vector.size == 1:
+            return vector.reshape(shape)
+        shape[axis] = -1
+        if groups == 1:
+            return vector.reshape(shape)
+        # The weights list the channels of one group along `axis`; which group, axis 0 tells.
+        shape[0] = dims[0]
+        return np.repeat(vector.reshape(groups, -1), dims[0] // groups, axis=0).reshape(shape)
+
+
+def linear_of(op: Builder, node: ir.Node, added: Operand | None = None) -> Linear | NoMatch:
+    """Read a linear operator.
+
+    Args:
+        op: Of the rewrite.
+        node: Conv, ConvTranspose, Gemm or MatMul.
+        added: What an Add puts on a MatMul.
+    """
+    weights = node.inputs[1]
+    assert weights is not None
+    assert node.inputs[0] is not None
+    x, w = Operand(node.inputs[0]), Operand(weights)
+    third = node.inputs[2] if len(node.inputs) > 2 else None
+    bias = added if third is None else Operand(third)
+    dims = w.static_dims
+    if dims is None or len(dims) < 2:
+        return NoMatch("the shape of the weights is unknown")
+    if node.op_type == "Gemm":
+        rows, columns = dims[::-1] if op.attribute(node, "transB") else dims
+        in_axis = 2 if op.attribute(node, "transA") else 1
+        alpha, beta = op.attribute(node, "alpha"), op.attribute(node, "beta")
+        into, out = Channels(rows, in_axis, 2), Channels(columns, 1, 2)
+        return Linear(node, w, bias, 1, into, out, alpha, beta)
+    if node.op_type == "MatMul":
+        rank = x.rank or 1
+        out_rank = max(rank, len(dims)) if rank > 1 else 1
+        into, out = Channels(dims[-2], 1, rank), Channels(dims[-1], 1, out_rank)
+        return Linear(node, w, bias, 1, into, out)
+    groups = op.attribute(node, "group")
+    rank = len(dims)
+    alone, grouped = Channels(dims[0], rank - 1, rank), Channels(dims[1] * groups, rank - 1, rank)
+    into, out = (grouped, alone) if node.op_type == "Conv" else (alone, grouped)
+    return Linear(node, w, bias, groups, into, out)
+
+
+def _flag(node: ir.Node, name: str) -> bool:
+    attribute = node.attributes.get(name)
+    return attribute is not None and attribute.as_int() != 0
+
+
+def _is_shared(weights: ir.Value) -> bool:
+    """Whether weights, behind Transpose and the like too, have another user."""
+    value: ir.Value | None = weights
+    while value is not None:
+        if len(value.uses()) > 1 or value.is_graph_output():
+            return True
+        producer = value.producer()
+        value = producer.inputs[0] if producer is not None and producer.inputs else None
+    return False
+
+
+def _reaches_all_alike(node: ir.Node) -> bool:
+    """Whether every output position sees as many input positions: there is no padding."""
+    if node.op_type in ("Gemm", "MatMul"):
+        return True
+    assert node.inputs[1] is not None
+    kernel = Operand(node.inputs[1]).static_dims
+    pointwise = kernel is not None and all(size == 1 for size in kernel[2:])
+
+    def all_are(name: str, number: int) -> bool:
+        attribute = node.attributes.get(name)
+        return attribute is None or all(item == number for item in attribute.as_ints())
+
+    auto_pad = node.attributes.get("auto_pad")
+    mode = "NOTSET" if auto_pad is None else auto_pad.as_string()
+    if node.op_type == "ConvTranspose":
+        plain = mode in ("NOTSET", "VALID") and "output_shape" not in node.attributes
+        unpadded = all_are("pads", 0) and all_are("output_padding", 0)
+        return plain and unpadded and pointwise and all_are("strides", 1)
+    if mode == "NOTSET":
+        return all_are("pads", 0)
+    return mode == "VALID" or pointwise
