@@ -1,0 +1,73 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Arguments that are an attribute in old operator sets and a constant input in new ones."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+
+from burnish.passes.constant import as_array
+from burnish.passes.rule import Builder
+
+# Since which opset the axes of these are an input.
+_AXES_INPUT_SINCE = 13
+_SLICE_INPUTS_SINCE = 10
+
+
+def is_given(node: ir.Node, name: str, index: int) -> bool:
+    """Whether the node carries the argument, in either form."""
+    there = len(node.inputs) > index and node.inputs[index] is not None
+    return there or name in node.attributes
+
+
+def ints_of(node: ir.Node, name: str, index: int) -> tuple[int, ...] | None:
+    """Return the argument, or None if it is missing or not constant.
+
+    Args:
+        node: The node.
+        name: Name of the attribute.
+        index: Position of the input.
+    """
+    if len(node.inputs) > index and node.inputs[index] is not None:
+        array = as_array(node.inputs[index])
+        return None if array is None else tuple(map(int, array.reshape(-1)))
+    attribute = node.attributes.get(name)
+    if attribute is None or attribute.is_ref():
+        return None
+    return tuple(attribute.as_ints())
+
+
+def has_reference(node: ir.Node) -> bool:
+    """Whether an attribute gets its value from the caller of the function around the node."""
+    return any(attribute.is_ref() for attribute in node.attributes.values())
+
+
+def cast_target(node: ir.Node) -> ir.DataType | None:
+    """Return the type a Cast or CastLike gives, or None if it is not known."""
+    if node.op_type == "CastLike":
+        like = node.inputs[1]
+        return None if like is None else like.dtype
+    to = node.attributes.get("to")
+    if to is None or to.is_ref() or to.type != ir.AttributeType.INT:  # a name before opset 6
+        return None
+    return ir.DataType(to.as_int())
+
+
+def with_axes(op: Builder, op_type: str, x: Any, axes: Sequence[int]) -> Any:
+    """Build Squeeze or Unsqueeze in the form the operator set has."""
+    if op.opset_imports.get("", 1) < _AXES_INPUT_SINCE:
+        return op.node(op_type, [x], {"axes": list(axes)})
+    return op.node(op_type, [x, np.array(axes, dtype=np.int64)], {})
+
+
+def with_bounds(op: Builder, x: Any, bounds: dict[int, tuple[int, int, int]]) -> Any:
+    """Build a Slice from axis -> (start, end, step), in the form the operator set has."""
+    axes = sorted(bounds)
+    starts, ends, steps = zip(*(bounds[axis] for axis in axes), strict=True)
+    if op.opset_imports.get("", 1) < _SLICE_INPUTS_SINCE:
+        assert set(steps) == {1}
+        return op.Slice(x, starts=list(starts), ends=list(ends), axes=axes)
+    return op.Slice(x, *(np.array(item, dtype=np.int64) for item in (starts, ends, axes, steps)))

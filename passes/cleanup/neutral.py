@@ -1,0 +1,108 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Arithmetic with a neutral element: x * 1, x / 1, x + 0, x - 0, x ** 1.
+
+Signed zeros decide about sums: -0.0 + 0.0 is 0.0, but -0.0 - 0.0 and -0.0 + -0.0 are -0.0.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from burnish.passes.pattern import const
+from burnish.passes.rule import NoMatch, Operand, Rule, rule
+
+# The sign of a zero that these compute depends on the order in which the kernel adds.
+_SUMS = frozenset(
+    {"MatMul", "Gemm", "Conv", "ConvTranspose", "Einsum", "ReduceSum", "ReduceMean"}
+    | {"AveragePool", "GlobalAveragePool", "BatchNormalization", "LayerNormalization"}
+)
+
+
+def _all(number: float) -> Any:
+    """Declare a constant of which every element is `number`."""
+
+    def holds(array: np.ndarray) -> bool:
+        # Look at one element before reading what may be a large weight.
+        return array.size > 0 and array.flat[0] == number and bool((array == number).all())
+
+    return const(holds)
+
+
+_ONE, _ZERO = _all(1), _all(0)
+
+
+def _keeps_shape(x: Operand, c: Operand) -> bool:
+    """Whether combining x with the constant gives x's own shape."""
+    if c.rank == 0:
+        return True
+    if x.dims is None or c.static_dims is None or len(c.static_dims) > len(x.dims):
+        return False
+    tail = x.dims[len(x.dims) - len(c.static_dims) :]
+    return all(size in (1, dim) for size, dim in zip(c.static_dims, tail, strict=True))
+
+
+def _unless_broadcast(op: Any, x: Operand, c: Operand) -> Any:
+    return x if _keeps_shape(x, c) else NoMatch("the constant may broadcast it")
+
+
+@rule(opset=(7, None))
+def multiply_by_one(op: Any, x: Any, c: Any = _ONE) -> Any:
+    """Mul(x, 1) -> x."""
+    return op.Mul(x, c)
+
+
+@rule(opset=(7, None))
+def divide_by_one(op: Any, x: Any, c: Any = _ONE) -> Any:
+    """Div(x, 1) -> x."""
+    return op.Div(x, c)
+
+
+@rule(opset=(7, None))
+def power_of_one(op: Any, x: Any, c: Any = _ONE) -> Any:
+    """Pow(x, 1) -> x."""
+    return op.Pow(x, c)
+
+
+@rule(opset=(7, None))
+def subtract_zero(op: Any, x: Any, c: Any = _ZERO) -> Any:
+    """Sub(x, 0) -> x."""
+    return op.Sub(x, c)
+
+
+@rule(opset=(7, None))
+def add_zero(op: Any, x: Any, c: Any = _ZERO) -> Any:
+    """Add(x, 0) -> x."""
+    return op.Add(x, c)
+
+
+for each in (multiply_by_one, divide_by_one, power_of_one):
+    each.rewrite(_unless_broadcast)
+
+
+@subtract_zero.rewrite
+def _(op: Any, x: Operand, c: Operand) -> Any:
+    if c.array is not None and np.signbit(c.array).any():
+        return NoMatch("-0.0 - -0.0 is 0.0")
+    return _unless_broadcast(op, x, c)
+
+
+@add_zero.rewrite
+def _(op: Any, x: Operand, c: Operand) -> Any:
+    array = c.array
+    assert array is not None
+    exact = array.dtype.kind in "iu" or bool(np.signbit(array).all())
+    producer = x.value.producer()
+    if not exact and (producer is None or producer.op_type not in _SUMS):
+        return NoMatch("-0.0 + 0.0 is 0.0")
+    return _unless_broadcast(op, x, c)
+
+
+RULES: tuple[Rule, ...] = (
+    multiply_by_one,
+    divide_by_one,
+    power_of_one,
+    subtract_zero,
+    add_zero,
+)

@@ -1,0 +1,23 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The pass that applies the local rules: no-ops, views, chains, neutral elements."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from burnish.passes.cleanup import chains, neutral, no_op, views
+from burnish.passes.rule import Rule, RulePass
+
+
+@dataclass(frozen=True)
+class Simplify(RulePass):
+    """Removes operators that do nothing, and merges chains of those that only move data."""
+
+    name: ClassVar[str] = "simplify"
+    rules: ClassVar[tuple[Rule, ...]] = (
+        *no_op.RULES,
+        *neutral.RULES,
+        *views.RULES,
+        *chains.RULES,
+    )

@@ -1,0 +1,154 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Chains of operators that only look at the same elements under another shape."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+
+from burnish.passes.cleanup.arguments import has_reference, ints_of, is_given, with_axes
+from burnish.passes.cleanup.dims import same_dim, target_of
+from burnish.passes.rule import NoMatch, Operand, rule
+
+_VIEWS = ("Reshape", "Flatten", "Squeeze", "Unsqueeze")
+
+
+@rule
+def unsqueeze_squeeze(op: Any, x: Any) -> Any:
+    """Squeeze(Unsqueeze(x, axes), axes) -> x, and the other way around."""
+    pair = ("Squeeze", "Unsqueeze")
+    inner = op.one_of(*pair)(x, _more=True, _bind="inner")
+    return op.one_of(*pair)(inner, _more=True, _bind="outer")
+
+
+@unsqueeze_squeeze.rewrite
+def _(op: Any, x: Operand, inner: ir.Node, outer: ir.Node) -> Any:
+    if inner.op_type == outer.op_type:
+        return NoMatch("the axes add up")
+    axes = _axes(inner), _axes(outer)
+    if None in axes or axes[0] != axes[1]:
+        return NoMatch("the axes differ")
+    return x
+
+
+@rule
+def unsqueeze_unsqueeze(op: Any, x: Any) -> Any:
+    """Unsqueeze(Unsqueeze(x)) -> Unsqueeze(x) with the axes of both."""
+    return op.Unsqueeze(op.Unsqueeze(x, _more=True, _bind="inner"), _more=True, _bind="outer")
+
+
+@unsqueeze_unsqueeze.rewrite
+def _(op: Any, x: Operand, inner: ir.Node, outer: ir.Node) -> Any:
+    first, second = _axes(inner), _axes(outer)
+    if first is None or second is None:
+        return NoMatch("axes are negative or not constant")
+    return with_axes(op, "Unsqueeze", x, _combined(first, second))
+
+
+@rule
+def squeeze_squeeze(op: Any, x: Any) -> Any:
+    """Squeeze(Squeeze(x)) -> Squeeze(x) with the axes of both."""
+    return op.Squeeze(op.Squeeze(x, _more=True, _bind="inner"), _more=True, _bind="outer")
+
+
+@squeeze_squeeze.rewrite
+def _(op: Any, x: Operand, inner: ir.Node, outer: ir.Node) -> Any:
+    first, second = _axes(inner), _axes(outer)
+    if first is None or second is None:
+        return NoMatch("axes are negative or not constant")
+    # Undoing Squeeze is Unsqueeze, in reverse order.
+    return with_axes(op, "Squeeze", x, _combined(second, first))
+
+
+def _axes(node: ir.Node) -> tuple[int, ...] | None:
+    """Return the axes in ascending order, if they are known without knowing the rank."""
+    axes = ints_of(node, "axes", 1)
+    if axes is None or min(axes, default=0) < 0:
+        return None
+    return tuple(sorted(axes))
+
+
+def _combined(first: tuple[int, ...], second: tuple[int, ...]) -> list[int]:
+    """Return where the axes inserted at `first` and then at `second` stand in the end.
+
+    Inserting at `second` pushes each axis that is already there behind those before it.
+    """
+    highest = max(first, default=0) + len(second) + 1
+    places = [axis for axis in range(highest) if axis not in second]
+    return sorted([*second, *(places[axis] for axis in first)])
+
+
+@rule(opset=(5, None))
+def reshape_reshape(op: Any, x: Any) -> Any:
+    """Reshape(Reshape(x)) -> Reshape(x); Flatten, Squeeze and Unsqueeze likewise."""
+    inner = op.one_of(*_VIEWS)(x, _more=True, _bind="inner")
+    return op.one_of(*_VIEWS)(inner, _more=True, _bind="outer")
+
+
+@reshape_reshape.rewrite
+def _(op: Any, x: Operand, inner: ir.Node, outer: ir.Node) -> Any:
+    if has_reference(inner) or has_reference(outer):
+        return NoMatch("an attribute comes from the function's caller")
+    shape = ints_of(outer, "", 1) if outer.op_type == "Reshape" else None
+    if shape is not None and op.attribute(outer, "allowzero"):
+        return op.Reshape(x, np.array(shape, dtype=np.int64), allowzero=1)
+    target = (
+        target_of(x.value, outer.outputs[0])
+        if shape is None
+        else _without_copies(x.value, inner.outputs[0], shape)
+    )
+    if isinstance(target, str):
+        return NoMatch(target)
+    return op.Reshape(x, np.array(target, dtype=np.int64))
+
+
+def _without_copies(data: ir.Value, between: ir.Value, shape: tuple[int, ...]) -> list[int] | str:
+    """Return a target for `data` instead of `between`, whose sizes a 0 used to copy."""
+    target: list[int] = []
+    for axis, size in enumerate(shape):
+        if size != 0:
+            target.append(size)
+            continue
+        if between.shape is None:
+            return "the shape in between is not known"
+        copied = between.shape[axis]
+        if isinstance(copied, int) and copied != 0:
+            target.append(copied)
+        elif (
+            data.shape is not None and axis < len(data.shape) and same_dim(data.shape[axis], copied)
+        ):
+            target.append(0)
+        else:
+            return "it copies a size that only the shape in between has"
+    return target
+
+
+@rule(opset=(5, None))
+def transpose_of_ones(op: Any, x: Any) -> Any:
+    """Transpose(x) -> Reshape(x) where only axes of size 1 move, so that no element does."""
+    return op.Transpose(x, _bind="node")
+
+
+@transpose_of_ones.rewrite
+def _(op: Any, x: Operand, node: ir.Node) -> Any:
+    perm = ints_of(node, "perm", 1)
+    if x.dims is None or is_given(node, "perm", 1) != (perm is not None):
+        return NoMatch("the shape is not known")
+    order = perm or tuple(reversed(range(len(x.dims))))
+    moving = [axis for axis in order if x.dims[axis] != 1]
+    if moving != sorted(moving):
+        return NoMatch("elements move")
+    target = target_of(x.value, node.outputs[0])
+    if isinstance(target, str):
+        return NoMatch(target)
+    return op.Reshape(x, np.array(target, dtype=np.int64))
+
+
+RULES = (
+    unsqueeze_squeeze,
+    unsqueeze_unsqueeze,
+    squeeze_squeeze,
+    reshape_reshape,
+)
