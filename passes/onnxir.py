@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -39,7 +40,7 @@ class OnnxIR(ForeignPass):
         run_foreign(self.rule, transform, model, ctx)
 
 
-def onnxir(item: type[ir.passes.PassBase] | ir.passes.PassBase) -> OnnxIR:
+def onnxir(item: Callable[[], ir.passes.PassBase] | ir.passes.PassBase) -> OnnxIR:
     """Return a pass that runs an onnx-ir pass.
 
     burnish.optimize("m.onnx", [onnxir(LiftConstantsToInitializersPass), "fuse"])
