@@ -14,7 +14,8 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 INSTALL := $(BIN)/python -m pip install -qq --no-build-isolation --constraint constraints.txt
 # As many threads as workers, and no more: torch and OpenMP would start one per core each.
-PYTEST  := OMP_NUM_THREADS=1 python -m pytest -q --numprocesses $(WORKERS) --dist worksteal
+export OMP_NUM_THREADS ?= 1
+PYTEST  := python -m pytest -q --numprocesses $(WORKERS) --dist worksteal
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-source test-wheel test-all wheel lint format bench docs lock clean
