@@ -18,13 +18,14 @@ export OMP_NUM_THREADS ?= 1
 PYTEST  := python -m pytest -q --numprocesses $(WORKERS) --dist worksteal
 
 .DEFAULT_GOAL := help
+.NOTPARALLEL:
 .PHONY: help demo test test-source test-wheel test-all wheel lint format bench docs lock clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
 
 demo: $(VENV)/.run ## optimize a real model and print before and after
-	@$(BIN)/python -m burnish.tools.demo
+	@$(BIN)/python -m burnish.tools.demo build/demo
 
 test: test-source test-wheel ## the tests, from source and then from the built wheel
 
@@ -59,11 +60,11 @@ format: $(VENV)/.dev ## sort the imports and lay out the code
 	@$(BIN)/ruff check --quiet --fix --select I
 	@$(BIN)/ruff format --quiet
 
-bench: $(VENV)/.dev ## speed and memory beside the peers
-	@$(BIN)/python -m burnish.tools.bench
+bench: $(VENV)/.dev ## speed and memory beside the peers, into docs/benchmarks.md
+	@$(BIN)/python -m burnish.tools.benchmark $(ARGS)
 
 docs: $(VENV)/.dev ## write docs/passes.md from the code
-	@$(BIN)/python -m burnish.tools.reference
+	@$(BIN)/python -m burnish.tools.reference docs/passes.md
 
 lock: ## write constraints.txt anew, from the ranges in pyproject.toml
 	@rm -rf build/lock && $(PYTHON) -m venv build/lock
@@ -81,7 +82,7 @@ clean: ## remove what the other targets made
 $(VENV)/.base: constraints.txt
 	@test -n "$(PYTHON)" || { echo "burnish needs Python 3.11 or later on the PATH" >&2; exit 1; }
 	@echo "== making $(VENV) with $$($(PYTHON) --version)"
-	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@test -x $(BIN)/pip || $(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -m pip install -qq --constraint constraints.txt pip setuptools
 	@touch $@
 

@@ -182,9 +182,10 @@ def test_wheel_holds_the_package_and_nothing_else(wheel: Path) -> None:
     (info,) = {path.parts[0] for path in held} - {"burnish"}
     assert re.fullmatch(r"burnish-[\d.]+\.dist-info", info)
     assert PurePosixPath(info, "licenses", "LICENSE") in held
-    modules = {path for path in held if path.parts[0] == "burnish"}
-    expected = {PurePosixPath("burnish", path.relative_to(ROOT).as_posix()) for path in sources()}
-    assert modules == expected | {PurePosixPath("burnish", "py.typed")}
+    files = {path for path in held if path.parts[0] == "burnish"}
+    inside = (path for folder in package_folders() if folder != ROOT for path in folder.iterdir())
+    expected = [*ROOT.glob("*.py"), ROOT / "py.typed", *(path for path in inside if path.is_file())]
+    assert files == {PurePosixPath("burnish", path.relative_to(ROOT)) for path in expected}
 
 
 def test_wheel_imports_away_from_the_checkout(wheel: Path, tmp_path: Path) -> None:
