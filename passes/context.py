@@ -144,6 +144,11 @@ class PassContext:
         """Record that a rule met a place it does not apply to, and why."""
         self._stack[-1].report.rule(rule).refusals[reason] += 1
 
+    @property
+    def details(self) -> dict[str, Any]:
+        """What the running pass has to say beside its rewrites; goes into its report."""
+        return self._stack[-1].report.details
+
     def warn(self, line: str) -> None:
         """Put one line in front of the user, once."""
         if line not in self.warnings:

@@ -32,13 +32,17 @@ class RuleReport:
 
 @dataclass
 class PassReport:
-    """One pass: its pipeline text, wall time (s), rules, and the passes it ran itself."""
+    """One pass: its pipeline text, wall time (s), rules, and the passes it ran itself.
+
+    `details` is what else the pass has to say, as plain data; each documents its own.
+    """
 
     text: str
     seconds: float = 0.0
     skipped: bool = False
     rules: dict[str, RuleReport] = field(default_factory=dict)
     members: list[PassReport] = field(default_factory=list)
+    details: dict[str, Any] = field(default_factory=dict)
 
     def rule(self, name: str) -> RuleReport:
         """Return the entry of a rule, made on first use."""
