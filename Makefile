@@ -52,7 +52,7 @@ wheel: $(VENV)/.dev ## dist/: the source archive, and the wheel built from it
 	@$(BIN)/python -m build --quiet --no-isolation --outdir dist
 
 lint: $(VENV)/.dev ## ruff and mypy
-	@$(BIN)/ruff check --quiet
+	@$(BIN)/ruff check --quiet --output-format concise
 	@$(BIN)/ruff format --quiet --check --diff
 	@$(BIN)/mypy
 
