@@ -1,1 +1,42 @@
-"""."""
+# SPDX-License-Identifier: Apache-2.0
+"""Fusion: what exporters spell out in many small operators becomes one that the target has."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from burnish.passes.base import Group, Pass
+
+
+@dataclass(frozen=True)
+class Fuse(Group):
+    """Fuse normalizations, activations, padding, constant affines and products with their bias.
+
+    The order: norms and activations first, because a constant scale inside one of them must not be
+    folded into its neighbour before the whole is recognised; padding before scales, because it
+    stands between a scale and a convolution.
+    """
+
+    name: ClassVar[str] = "fuse"
+
+    def expand(self) -> tuple[Pass, ...]:
+        """Return the passes in order."""
+        from burnish.passes.cleanup import Cleanup
+        from burnish.passes.fuse.activation import FuseActivation
+        from burnish.passes.fuse.affine import FuseAffine
+        from burnish.passes.fuse.gemm import FuseGemm
+        from burnish.passes.fuse.norm import FuseNorm
+        from burnish.passes.fuse.pad import FusePad
+        from burnish.passes.upgrade import Upgrade
+
+        return (
+            Upgrade(),
+            Cleanup(),
+            FuseNorm(),
+            FuseActivation(),
+            FusePad(),
+            FuseAffine(),
+            FuseGemm(),
+            Cleanup(),
+        )

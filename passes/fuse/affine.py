@@ -215,10 +215,10 @@ def _(
         if not step:
             return step
         whole, value = step.after(whole), node.outputs[0]
-    constants = [item.array for item in (a, b, c) if item is not None]
-    if max(whole.scale.size, whole.shift.size) > max(np.size(array) for array in constants):
+    constants = [np.asarray(item.array) for item in (a, b, c) if item is not None]
+    if max(whole.scale.size, whole.shift.size) > max(array.size for array in constants):
         return NoMatch("the merged constant would be larger")
-    dtype = np.asarray(constants[0]).dtype
+    dtype = constants[0].dtype
     scale, shift = rounded(whole.scale, dtype), rounded(whole.shift, dtype)
     if isinstance(scale, NoMatch):
         return scale

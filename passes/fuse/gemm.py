@@ -52,7 +52,9 @@ def _is_row(bias: Operand, weights: Operand, *, axis: int) -> bool:
     if bias.dims is None or len(bias.dims) > 2 or weights.dims is None:
         return False
     *rows, columns = (1, 1, *bias.dims)[-2:]
-    return rows == [1] and (columns == 1 or isinstance(columns, int) and columns == weights.dims[axis])
+    return rows == [1] and (
+        columns == 1 or (isinstance(columns, int) and columns == weights.dims[axis])
+    )
 
 
 @dataclass(frozen=True)
