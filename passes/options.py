@@ -58,12 +58,16 @@ class Option:
     @property
     def type_text(self) -> str:
         """The type as shown to users, for example `float 0..1` or `one of a|b`."""
+        return f"list of {self._item_text}" if self.repeated else self._item_text
+
+    @property
+    def _item_text(self) -> str:
         text = "one of " + "|".join(self.choices) if self.choices else self.scalar.__name__
         if self.min is not None or self.max is not None:
             low = "" if self.min is None else f"{self.min:g}"
             high = "" if self.max is None else f"{self.max:g}"
             text += f" {low}..{high}"
-        return f"list of {text}" if self.repeated else text
+        return text
 
     def parse(self, words: Sequence[str]) -> Any:
         """Convert the comma-separated words of one option's text into its value.
@@ -105,19 +109,19 @@ class Option:
             return self.scalar(word)
         except (ValueError, KeyError) as error:
             raise InputError(
-                f"option {self.name!r}: {word!r} is not {_article(self.type_text)}"
+                f"option {self.name!r}: {word!r} is not {_article(self._item_text)}"
             ) from error
 
     def _check_one(self, item: Any) -> None:
         accepted = (int, float) if self.scalar is float else (self.scalar,)
         if type(item) not in accepted:
-            raise InputError(f"option {self.name!r}: {item!r} is not {_article(self.type_text)}")
+            raise InputError(f"option {self.name!r}: {item!r} is not {_article(self._item_text)}")
         if self.choices is not None and item not in self.choices:
-            raise InputError(f"option {self.name!r}: {item!r} is not {self.type_text}")
+            raise InputError(f"option {self.name!r}: {item!r} is not {self._item_text}")
         too_low = self.min is not None and not item >= self.min  # "not >=" also refuses NaN
         too_high = self.max is not None and not item <= self.max
         if too_low or too_high:
-            raise InputError(f"option {self.name!r}: {item!r} is outside {self.type_text}")
+            raise InputError(f"option {self.name!r}: {item!r} is outside {self._item_text}")
 
 
 def option(
