@@ -142,7 +142,8 @@ class PassContext:
 
     def refuse(self, rule: str, where: Place, reason: str) -> None:
         """Record that a rule met a place it does not apply to, and why."""
-        self._stack[-1].report.rule(rule).refusals[reason] += 1
+        refusals = self._stack[-1].report.rule(rule).refusals
+        refusals[reason] = refusals.get(reason, 0) + 1
 
     @property
     def details(self) -> dict[str, Any]:

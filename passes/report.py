@@ -27,7 +27,7 @@ class RuleReport:
     rewrites: int = 0
     skipped: int = 0
     seconds: float = 0.0
-    refusals: Counter[str] = field(default_factory=Counter)
+    refusals: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass

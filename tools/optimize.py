@@ -174,14 +174,17 @@ def _deliver(
     from burnish.files import write_aside
     from burnish.tools import present
 
-    text = json.dumps(result.report.as_dict(), indent=2, default=str)
     if report is not None:
         with write_aside(report) as aside:
-            aside.write_text(text + "\n", encoding="utf-8")
+            aside.write_text(_json(result) + "\n", encoding="utf-8")
     if as_json:
-        click.echo(text)
+        click.echo(_json(result))
     elif not quiet:
         present.summary(result.report, destination, timing=timing)
+
+
+def _json(result: Optimized) -> str:
+    return json.dumps(result.report.as_dict(), indent=2)
 
 
 def _write_reproducer(error: Exception, watch: Any, destination: Path) -> str:
