@@ -154,7 +154,6 @@ _BROADCASTING = frozenset(
     {"Add", "Sub", "Mul", "Div", "Pow", "Mod", "Max", "Min", "Sum", "Mean", "Where", "And", "Or"}
     | {"Xor", "Equal", "Less", "LessOrEqual", "Greater", "GreaterOrEqual", "BitShift", "PRelu"}
 )
-_NUMERIC_KINDS = "biuf"  # NumPy's own types; bfloat16 and the like are of kind V
 
 
 def _attribute(node: ir.Node, name: str, default: Any = None) -> Any:
@@ -170,8 +169,9 @@ def _ints(node: ir.Node, name: str, given: Array | None) -> tuple[int, ...] | No
     return None if attribute is None else tuple(attribute.as_ints())
 
 
-def _numeric(*arrays: Array) -> None:
-    if not all(array.dtype.kind in _NUMERIC_KINDS for array in arrays):
+def _numeric(*types: np.dtype[Any]) -> None:
+    """Insist on NumPy's own numbers; bfloat16 and the like are extensions."""
+    if not all(dtype.kind in "biuf" and dtype.isbuiltin == 1 for dtype in types):
         raise Undecided("not a type of NumPy's own")
 
 
@@ -184,7 +184,7 @@ def _elementwise(ufunc: Callable[..., Any]) -> Callable[..., Any]:
     def compute(node: ir.Node, opset: int, *inputs: Array) -> Any:
         if opset < 7 and len({x.shape for x in inputs}) > 1:
             raise Undecided("broadcast by rules of its own")
-        _numeric(*inputs)
+        _numeric(*(x.dtype for x in inputs))
         return ufunc(*inputs)
 
     return compute
@@ -229,8 +229,7 @@ def _cast(array: Array, to: ir.DataType) -> Array:
     target = to.numpy()
     if array.dtype == target:
         return array
-    if array.dtype.kind not in _NUMERIC_KINDS or target.kind not in _NUMERIC_KINDS:
-        raise Undecided("not a type of NumPy's own")
+    _numeric(array.dtype, target)
     if array.dtype.kind == "f" and target.kind in "iu" and array.size:
         limits = np.iinfo(target)
         low, high = np.min(array), np.max(array)

@@ -126,6 +126,8 @@ class _Folding:
         self.computed: dict[ir.Node, _Origin] = {}
 
     def run(self) -> None:
+        if "" not in self.opset_imports:  # what folding puts in place could not be said
+            return
         order = list(self.graph.all_nodes())
         for node in order:
             self.look(node)
@@ -254,7 +256,9 @@ class _Folding:
         if node.op_type not in FOLLOWED:
             return
         for value in node.inputs:
-            if value is None or value in self.partials or not self.is_known(value):
+            if value is None or value in self.partials or value in self.deferred:
+                continue
+            if not self.is_known(value):
                 continue
             if (self.size_of(value) or _SMALL) < _SMALL:
                 self.set(value, self.array(value))
@@ -308,7 +312,7 @@ class _Folding:
             return
         if node.op_type == "Identity":  # `simplify` does it without making a second constant
             return
-        reason = self.not_worth_it(node, [self.arrays[value] for value in needed])
+        reason = self.not_worth_it(node, needed)
         if reason is not None:
             self.ctx.refuse("fold", node, reason)
             return
@@ -318,8 +322,16 @@ class _Folding:
                     self.replace(node, value, self.arrays[value])
                 remove_unused([node])
 
-    def not_worth_it(self, node: ir.Node, results: list[np.ndarray]) -> str | None:
+    def not_worth_it(self, node: ir.Node, needed: list[ir.Value]) -> str | None:
         origin = self.computed[node]
+        results = [self.arrays[value] for value in needed]
+        for value, array in zip(needed, results, strict=True):
+            # An output of the graph needs a node to name it.
+            dtype = ir.DataType.from_numpy(array.dtype)
+            if value.is_graph_output() and not self.ctx.target.runs(
+                "Identity", opset=self.opset, dtype=dtype
+            ):
+                return "the target cannot name a constant of this type as an output"
         size = sum(array.nbytes for array in results)
         growth = size - origin.freed
         if growth <= min(_SMALL, self.options.budget):

@@ -9,11 +9,13 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import onnx_ir as ir
 
 from burnish.passes.pattern import const
 from burnish.passes.rule import NoMatch, Operand, Rule, rule
 
-# The sign of a zero that these compute depends on the order in which the kernel adds.
+# Sums of products: the sign of a zero that comes out depends on the order in which the kernel adds,
+# and the sign of one that goes in can change nothing else.
 _SUMS = frozenset(
     {"MatMul", "Gemm", "Conv", "ConvTranspose", "Einsum", "ReduceSum", "ReduceMean"}
     | {"AveragePool", "GlobalAveragePool", "BatchNormalization", "LayerNormalization"}
@@ -74,7 +76,7 @@ def subtract_zero(op: Any, x: Any, c: Any = _ZERO) -> Any:
 @rule(opset=(7, None))
 def add_zero(op: Any, x: Any, c: Any = _ZERO) -> Any:
     """Add(x, 0) -> x."""
-    return op.Add(x, c)
+    return op.Add(x, c, _bind="node")
 
 
 for each in (multiply_by_one, divide_by_one, power_of_one):
@@ -89,14 +91,22 @@ def _(op: Any, x: Operand, c: Operand) -> Any:
 
 
 @add_zero.rewrite
-def _(op: Any, x: Operand, c: Operand) -> Any:
+def _(op: Any, x: Operand, c: Operand, node: ir.Node) -> Any:
     array = c.array
     assert array is not None
     exact = array.dtype.kind in "iu" or bool(np.signbit(array).all())
-    producer = x.value.producer()
-    if not exact and (producer is None or producer.op_type not in _SUMS):
+    if not exact and not _sign_of_zero_is_free(x.value, node.outputs[0]):
         return NoMatch("-0.0 + 0.0 is 0.0")
     return _unless_broadcast(op, x, c)
+
+
+def _sign_of_zero_is_free(x: ir.Value, result: ir.Value) -> bool:
+    producer = x.producer()
+    if producer is not None and producer.op_type in _SUMS:
+        return True
+    return not result.is_graph_output() and all(
+        user.op_type in _SUMS for user in result.consumers()
+    )
 
 
 RULES: tuple[Rule, ...] = (
