@@ -19,7 +19,7 @@ from burnish.passes.prune.select import Keys
 Array = np.ndarray[Any, np.dtype[Any]]
 
 # Elements handled at a time: temporary memory is a few times this, whatever the size of a weight.
-CHUNK = 1 << 20
+CHUNK = 1 << 18
 
 
 def magnitude_keys(array: Array, bits: int) -> Keys:

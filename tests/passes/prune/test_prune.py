@@ -420,6 +420,7 @@ import onnx_ir as ir
 from burnish.backends.target import Target
 from burnish.passes.context import PassContext
 from burnish.passes.prune import Prune
+from burnish.passes.shapes import infer_shapes
 
 def anonymous():
     # What the process itself allocated; mapped files can be dropped at any time.
@@ -433,6 +434,7 @@ def watch(items, total, label):
         peak = max(peak, anonymous())
 
 model = ir.load(sys.argv[1])
+infer_shapes(model)  # a large import of its own
 before = anonymous()
 ctx = PassContext(Target.parse("cpu"), progress=watch)
 assert Prune(sparsity=0.5, scope="global").run(model, ctx).changed
@@ -443,7 +445,7 @@ print(peak - before)
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads Linux's /proc")
 def test_memory_does_not_grow_with_the_weights(tmp_path: Path) -> None:
-    layers, size = 4, 2048
+    layers, size = 4, 2560
     rows = [f"t{i + 1} = MatMul(t{i}, w{i})" for i in range(layers)]
     model = with_weights(
         f"g (float[1,{size}] t0) => (float[1,{size}] t{layers}) {{ {' '.join(rows)} }}",
@@ -451,7 +453,7 @@ def test_memory_does_not_grow_with_the_weights(tmp_path: Path) -> None:
     )
     path = tmp_path / "big.onnx"
     ir.save(model, path, external_data="big.data")
-    assert (tmp_path / "big.data").stat().st_size >= 64 << 20
+    assert (tmp_path / "big.data").stat().st_size >= 100 << 20
     done = subprocess.run(
         [sys.executable, "-c", _MEASURED, str(path)], capture_output=True, text=True, check=True
     )
