@@ -91,6 +91,11 @@ def activation_params(values: Range, dtype: DTypeLike = np.uint8) -> QuantParams
     return QuantParams(np.array(scale, np.float32), np.array(zero, dtype))
 
 
+def weight_bits(accumulator_bits: int) -> int:
+    """Return the width of weights for kernels that add products in that many bits."""
+    return 7 if accumulator_bits < 32 else 8
+
+
 def weight_params(weights: Array, axis: int | None, bits: int = 8) -> QuantParams:
     """Symmetric int8 parameters from the largest magnitude, of each slice along `axis`.
 
@@ -110,7 +115,7 @@ def weight_params(weights: Array, axis: int | None, bits: int = 8) -> QuantParam
     return QuantParams(scale, np.zeros(scale.shape, np.int8), axis)
 
 
-def fit_bias(weights: QuantParams, largest: Array, bias: Array, input_scale: float) -> QuantParams:
+def fit_bias(scheme: QuantParams, weights: Array, bias: Array, input_scale: float) -> QuantParams:
     """Change the weight scales of channels whose bias would not suit an int32 otherwise.
 
     A bias is stored in units of `input_scale * weight scale`. Where that would overflow, the
@@ -118,15 +123,20 @@ def fit_bias(weights: QuantParams, largest: Array, bias: Array, input_scale: flo
     weights are zero, any scale will do, and one that represents the bias well is taken.
 
     Args:
-        weights: Per-channel parameters.
-        largest: Largest magnitude of a weight, by channel.
+        scheme: Parameters of the weights.
+        weights: The weights.
         bias: One number a channel.
         input_scale: Scale of the activations.
     """
     least = np.abs(bias.astype(np.float64)) / (2.0**_BIAS_BITS * input_scale)
-    scale = weights.scale.astype(np.float64)
-    scale = np.where(largest > 0, np.maximum(scale, least), np.where(bias != 0, least, 1.0))
-    return replace(weights, scale=np.maximum(scale, _LEAST_SCALE).astype(np.float32))
+    others = None
+    if scheme.axis is None:
+        least = least.max()
+    else:
+        others = tuple(i for i in range(weights.ndim) if i != scheme.axis)
+    only_bias = ~weights.any(axis=others) & (least > 0)
+    scale = np.where(only_bias, least, np.maximum(scheme.scale, least))
+    return replace(scheme, scale=np.maximum(scale, _LEAST_SCALE).astype(np.float32))
 
 
 def bias_params(weights: QuantParams, input_scale: float) -> QuantParams:

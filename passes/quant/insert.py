@@ -1,0 +1,79 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Adding integer constants and nodes to a graph under reproducible names."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import onnx_ir as ir
+
+from burnish.passes.edit import drop_initializer, names_of, remove_unused
+
+
+def add_initializer(graph: ir.Graph, name: str, array: np.ndarray) -> ir.Value:
+    """Add a constant to a graph, under `name` or, if that is taken, with a number behind it."""
+    tensor = ir.tensor(array)
+    tensor.name = names_of(graph).fresh(name)
+    value = ir.Value(
+        name=tensor.name,
+        shape=ir.Shape(array.shape),
+        type=ir.TensorType(tensor.dtype),
+        const_value=tensor,
+    )
+    graph.register_initializer(value)
+    return value
+
+
+def make_node(
+    graph: ir.Graph,
+    op_type: str,
+    inputs: Sequence[ir.Value | None],
+    outputs: Mapping[str, tuple[ir.DataType, ir.Shape | None]],
+    *,
+    attributes: Mapping[str, int] | None = None,
+    base: str,
+) -> ir.Node:
+    """Make a node, named after `base`, for the caller to insert into `graph`.
+
+    Args:
+        graph: Where it will go: names are unique there.
+        op_type: Of the standard domain.
+        inputs: Its inputs.
+        outputs: Wanted name -> type and shape of each output.
+        attributes: Its attributes.
+        base: First part of its name.
+    """
+    names = names_of(graph)
+    node = ir.node(
+        op_type,
+        inputs,
+        attributes,
+        num_outputs=len(outputs),
+        name=names.fresh(f"{base}/{op_type}"),
+    )
+    for value, (name, (dtype, shape)) in zip(node.outputs, outputs.items(), strict=True):
+        value.name = names.fresh(name)
+        value.dtype, value.shape = dtype, shape
+    return node
+
+
+def digest(*arrays: np.ndarray) -> bytes:
+    """Return a fingerprint of the contents of arrays, by which equal constants are shared."""
+    sha = hashlib.sha256()
+    for array in arrays:
+        sha.update(np.ascontiguousarray(array).data)
+    return sha.digest()
+
+
+def drop_unused(values: Sequence[ir.Value | None]) -> None:
+    """Remove constants that lost their last user, and the nodes that made them."""
+    for value in values:
+        if value is None or value.uses():
+            continue
+        producer = value.producer()
+        if producer is not None:
+            remove_unused([producer])
+        else:
+            drop_initializer(value)

@@ -1,0 +1,245 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where Q/DQ pairs go for ONNX Runtime's CPU kernels, decided before anything is edited.
+
+The runtime replaces `DequantizeLinear -> op -> QuantizeLinear` by an integer kernel for the
+operators listed here, so placement decides speed; and each pair rounds, so it decides accuracy.
+
+- Conv, MatMul and Gemm with constant weights are where int8 pays: they are quantized by default.
+  Conv's kernel gives uint8, so its output (behind a Relu or Clip, which saturation then does) is
+  quantized as well; MatMul's and Gemm's give float, and their outputs are left alone.
+- What lies between two of them (pooling, reshaping, Add, Concat) goes along only if its inputs are
+  uint8 already and a quantized operator wants its result. So the residual sums of transformers,
+  softmax, norms and activations such as Gelu keep their precision.
+- A depthwise Conv does little arithmetic for each number it moves: it goes along on the same terms.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+import onnx_ir as ir
+
+from burnish.passes.constant import is_constant
+from burnish.passes.quant.weighted import (
+    WEIGHTED,
+    excluded,
+    in_functions,
+    rule_of,
+    weights_of,
+)
+
+# Kernels that pass integers on unchanged: input and output share scale and zero point.
+_SAME_SCALE = frozenset({"MaxPool", "Reshape", "Resize", "Squeeze", "Transpose", "Unsqueeze"})
+# Kernels that compute on uint8 and give uint8 at another scale.
+_RESCALE = frozenset({"Add", "Mul", "Concat", "AveragePool", "GlobalAveragePool", "LeakyRelu"})
+JOINING = _SAME_SCALE | _RESCALE
+"""Operators without weights that go along between quantized ones."""
+
+# Activations that the rounding before them does, if the range is clipped likewise.
+_ABSORBED = frozenset({"Relu", "Clip"})
+
+Refuse = Callable[[str, ir.Node, str], None]
+
+# With fewer input channels the int8 kernel is no faster: it works on groups of channels.
+_FEW_CHANNELS = 4
+# A Conv that gives a single pixel (as in squeeze-and-excitation) is work worth quantizing only
+# for weights of at least this size.
+_SMALL_WEIGHTS = 1 << 16
+
+
+@dataclass(frozen=True)
+class Step:
+    """One operator to quantize.
+
+    Attributes:
+        node: The operator.
+        inputs: Positions of the activations it takes as uint8.
+        output: The value it gives as uint8, behind an absorbed activation; None if it gives float.
+        weighted: Whether input 1 is weights.
+    """
+
+    node: ir.Node
+    inputs: tuple[int, ...]
+    output: ir.Value | None
+    weighted: bool = False
+
+
+@dataclass
+class Plan:
+    """What to quantize, in topological order.
+
+    Attributes:
+        steps: The operators.
+        same_scale: Value -> the value whose scale and zero point it shares.
+    """
+
+    steps: list[Step] = field(default_factory=list)
+    same_scale: dict[ir.Value, ir.Value] = field(default_factory=dict)
+
+    def root(self, value: ir.Value) -> ir.Value:
+        """Return the value whose range decides the scale of `value`."""
+        while value in self.same_scale:
+            value = self.same_scale[value]
+        return value
+
+    def values(self) -> list[ir.Value]:
+        """Return the values whose ranges are needed, without repetition."""
+        found: dict[ir.Value, None] = {}
+        for step in self.steps:
+            taken = [step.node.inputs[index] for index in step.inputs]
+            for value in (*taken, step.output):
+                if value is not None:
+                    found[self.root(value)] = None
+        return list(found)
+
+
+def place(
+    model: ir.Model,
+    *,
+    ops: tuple[str, ...] = WEIGHTED,
+    exclude: tuple[str, ...] = (),
+    refuse: Refuse = lambda *_: None,
+) -> Plan:
+    """Decide what to quantize in the main graph of a model whose shapes have been inferred.
+
+    Args:
+        model: The model; it is not changed.
+        ops: The operators with weights to quantize.
+        exclude: Glob patterns; nodes with a name or an output name that matches stay float.
+        refuse: Is told (rule, node, reason) of each operator of `ops` that stays float.
+    """
+    nodes = [node for node in model.graph if node.domain == ""]
+    weighted: dict[ir.Node, tuple[int, ...]] = {}  # with the shape of its weights
+    for node in nodes:
+        if node.op_type not in ops:
+            continue
+        weights = weights_of(node)
+        if weights is not None and excluded(node, exclude):
+            refuse(rule_of(node), node, "excluded by name")
+        elif isinstance(weights, str):
+            refuse(rule_of(node), node, weights)
+        elif weights is not None:
+            weighted[node] = weights.array.shape
+    for graph in model.graph.subgraphs():
+        for node in graph:
+            if node.domain == "" and node.op_type in ops:
+                refuse(rule_of(node), node, "inside a subgraph, where it cannot be observed")
+    for node in in_functions(model, ops):
+        refuse(rule_of(node), node, "inside a function of the model")
+    joinable = {node for node in nodes if _can_join(node) and not excluded(node, exclude)}
+    wanted = _wanted(nodes, weighted, joinable)
+    return _forward(nodes, weighted, joinable, wanted, refuse)
+
+
+def _wanted(
+    nodes: list[ir.Node], weighted: Collection[ir.Node], joinable: set[ir.Node]
+) -> set[ir.Value]:
+    """Return values that an operator which may be quantized takes as an activation."""
+    wanted: set[ir.Value] = set()
+    for node in reversed(nodes):
+        if node in weighted:
+            wanted |= {value for value in node.inputs[:1] if value is not None}
+        elif node in joinable and result_of(node) in wanted:
+            wanted |= {node.inputs[index] for index in _data_inputs(node)} - {None}  # type: ignore[arg-type]
+    return wanted
+
+
+def _forward(
+    nodes: list[ir.Node],
+    weighted: Mapping[ir.Node, tuple[int, ...]],
+    joinable: set[ir.Node],
+    wanted: set[ir.Value],
+    refuse: Refuse,
+) -> Plan:
+    plan = Plan()
+    carried: set[ir.Value] = set()  # values that exist as uint8
+    for node in nodes:
+        if node in weighted:
+            result = result_of(node) if node.op_type == "Conv" else None
+            if result is not None:
+                reason = _unsuitable(node, weighted[node], result, carried, wanted)
+                if reason is not None:
+                    refuse(rule_of(node), node, reason)
+                    continue
+            plan.steps.append(Step(node, (0,), result, weighted=True))
+        elif node in joinable:
+            inputs = _data_inputs(node)
+            result = result_of(node)
+            joins = result in wanted and not result.is_graph_output()
+            if not joins or not all(node.inputs[index] in carried for index in inputs):
+                continue
+            plan.steps.append(Step(node, inputs, result))
+            if node.op_type in _SAME_SCALE:
+                source = node.inputs[0]
+                assert source is not None
+                plan.same_scale[result] = source
+        else:
+            continue
+        if result is not None:
+            carried.add(result)
+    return plan
+
+
+def result_of(node: ir.Node) -> ir.Value:
+    """Return the output of a node, behind the activation that its rounding can absorb."""
+    output = node.outputs[0]
+    if node.op_type in _SAME_SCALE or output.is_graph_output() or len(output.uses()) != 1:
+        return output
+    user = output.consumers()[0]
+    if user.domain != "" or user.op_type not in _ABSORBED or user.inputs[0] is not output:
+        return output
+    if user.op_type == "Clip" and not _constant_clip(user):
+        return output
+    return user.outputs[0]
+
+
+def _constant_clip(node: ir.Node) -> bool:
+    return all(value is None or is_constant(value) for value in node.inputs[1:])
+
+
+def _data_inputs(node: ir.Node) -> tuple[int, ...]:
+    if node.op_type in ("Add", "Mul", "Concat"):
+        return tuple(range(len(node.inputs)))
+    return (0,)
+
+
+def _can_join(node: ir.Node) -> bool:
+    """Whether the runtime has an integer kernel for the node between quantized operators."""
+    if node.op_type == "Resize":
+        mode = node.attributes.get("mode")
+        return mode is None or mode.as_string() == "nearest"
+    if node.op_type == "MaxPool":
+        return len(node.outputs) == 1
+    return node.op_type in JOINING
+
+
+def _unsuitable(
+    node: ir.Node,
+    shape: tuple[int, ...],
+    result: ir.Value,
+    carried: set[ir.Value],
+    wanted: set[ir.Value],
+) -> str | None:
+    """Return why int8 would not pay for a Conv with weights of that shape, or None."""
+    if result.is_graph_output():
+        return "its result is an output of the model"
+    group = node.attributes.get("group")
+    if group is not None and group.as_int() > 1 and shape[1] == 1:
+        if node.inputs[0] not in carried or result not in wanted:
+            return "depthwise, and not between two quantized operators"
+        return None
+    if shape[1] < _FEW_CHANNELS and node.inputs[0] not in carried:
+        return "few input channels: int8 is no faster"
+    if _pixels(node.outputs[0]) == 1 and np.prod(shape) < _SMALL_WEIGHTS:
+        return "one pixel and few weights: int8 is no faster"
+    return None
+
+
+def _pixels(value: ir.Value) -> int | None:
+    """Return the size of the spatial dimensions of a feature map, if it is known."""
+    if value.shape is None:
+        return None
+    sizes = [dim for dim in value.shape[2:] if isinstance(dim, int)]
+    return int(np.prod(sizes)) if len(sizes) == len(value.shape) - 2 else None

@@ -1,0 +1,269 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Static int8: ranges from calibration data, written into the model as Q/DQ pairs."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+import onnx_ir as ir
+
+from burnish.errors import InputError
+from burnish.passes.base import Pass
+from burnish.passes.context import PassContext
+from burnish.passes.options import option
+from burnish.passes.quant.collect import collect
+from burnish.passes.quant.insert import add_initializer, digest, drop_unused, make_node
+from burnish.passes.quant.observers import Observer, observer
+from burnish.passes.quant.placement import JOINING, Plan, Step, place
+from burnish.passes.quant.ready import mark_quantized, passed_through, raise_opset
+from burnish.passes.quant.scheme import (
+    QuantParams,
+    activation_params,
+    bias_params,
+    fit_bias,
+    weight_bits,
+    weight_params,
+)
+from burnish.passes.quant.weighted import WEIGHTED, Weights, rule_of, weights_of
+from burnish.passes.shapes import infer_shapes
+
+OPSET = 13
+"""The first with Q and DQ per channel."""
+
+
+@dataclass(frozen=True)
+class QuantStatic(Pass):
+    """Static int8 by calibration: activations uint8, weights int8 per channel, biases int32."""
+
+    name: ClassVar[str] = "quant-static"
+    rule_names: ClassVar[tuple[str, ...]] = tuple(
+        f"quant-{op.lower()}" for op in (*WEIGHTED, *sorted(JOINING))
+    )
+    lossless: ClassVar[bool] = False
+
+    calibrate: str = option(
+        "percentile",
+        help="how the ranges of activations are found",
+        choices=("minmax", "percentile", "entropy"),
+    )
+    percentile: float = option(
+        99.99, help="percentage of numbers inside the range (calibrate=percentile)", min=50, max=100
+    )
+    per_channel: bool = option(True, help="one scale for each output channel of the weights")
+    ops: tuple[str, ...] = option(WEIGHTED, help="operators to quantize", choices=WEIGHTED)
+    exclude: tuple[str, ...] = option((), help="glob patterns of names of nodes that stay float")
+    optional: bool = option(False, help="without calibration data, say so instead of failing")
+
+    def apply(self, model: ir.Model, ctx: PassContext) -> None:
+        """Plan, observe ranges, then edit operator by operator.
+
+        Raises:
+            InputError: there is no calibration data, or it does not fit the model.
+        """
+        if passed_through(model, ctx):
+            return
+        infer_shapes(model)
+        plan = place(model, ops=self.ops, exclude=self.exclude, refuse=ctx.refuse)
+        if not plan.steps:
+            return
+        if ctx.calibration is None:
+            self._without_data(plan, ctx)
+            return
+        if model.opset_imports.get("", 0) < OPSET:
+            if not raise_opset(model, OPSET, ctx):
+                return
+            plan = place(model, ops=self.ops, exclude=self.exclude)  # nodes may be others now
+        observers = collect(
+            model,
+            [value.name or "" for value in plan.values()],
+            ctx.calibration,
+            observer(self.calibrate, percentile=self.percentile),
+            progress=ctx.progress,
+        )
+        bits = weight_bits(ctx.target.int8_accumulator_bits)
+        editor = _Editor(model.graph, plan, observers, bits, self.per_channel)
+        for step in plan.steps:
+            reason = editor.unsuitable(step)
+            if reason is not None:
+                ctx.refuse(rule_of(step.node), step.node, reason)
+                continue
+            with ctx.rewrite(rule_of(step.node), step.node) as go:
+                if go:
+                    editor.quantize(step)
+                    mark_quantized(model)
+
+    def _without_data(self, plan: Plan, ctx: PassContext) -> None:
+        if not self.optional:
+            raise InputError(
+                "quant-static needs calibration data",
+                hint="give sample inputs with --calib, or use quant-dynamic",
+            )
+        counts = Counter(step.node.op_type for step in plan.steps if step.weighted)
+        named = " and ".join(f"{count} {op}" for op, count in sorted(counts.items()))
+        ctx.warn(f"{named} stay float: sample inputs (--calib) would let them be quantized too")
+
+
+class _Editor:
+    """Inserts Q/DQ pairs into one graph.
+
+    A value gets one pair, whoever asks for it; it sits right behind the value's producer. Weights
+    and biases become integer initializers with a DequantizeLinear, one for each use alike.
+    """
+
+    def __init__(
+        self,
+        graph: ir.Graph,
+        plan: Plan,
+        observers: Mapping[str, Observer],
+        bits: int,
+        per_channel: bool,
+    ) -> None:
+        self.graph = graph
+        self.plan = plan
+        self.observers = observers
+        self.bits = bits
+        self.per_channel = per_channel
+        self.pairs: dict[ir.Value, ir.Value] = {}  # value -> its dequantized self
+        self.sources: dict[ir.Value, ir.Value] = {}  # and back
+        self.constants: dict[tuple[bytes, str, int | None], ir.Value] = {}
+        self.params: dict[ir.Value, QuantParams] = {}
+        self.scales: dict[ir.Value, tuple[ir.Value, ir.Value]] = {}
+
+    def unsuitable(self, step: Step) -> str | None:
+        """Return why what was observed forbids quantizing an operator, or None."""
+        values = [step.node.inputs[index] for index in step.inputs]
+        for value in (*values, step.output):
+            if value is None:
+                continue
+            seen = self.observers[self._root(value).name or ""]
+            if seen.nonfinite:
+                return "its activations are not finite on the calibration data"
+            if seen.seen.low == seen.seen.high == 0.0:
+                return "its activations are all zero on the calibration data"
+        return None
+
+    def quantize(self, step: Step) -> None:
+        """Put an operator between integers."""
+        node = step.node
+        sources = [self._source(node.inputs[index]) for index in step.inputs]
+        for index, source in zip(step.inputs, sources, strict=True):
+            node.replace_input_with(index, self._pair(source))
+        if step.weighted:
+            self._quantize_weights(node, self._params(sources[0]))
+        if step.output is not None and step.output not in self.pairs:
+            pair = self._pair(step.output)
+            for user, index in tuple(step.output.uses()):
+                if user is not self._quantizer(pair):
+                    user.replace_input_with(index, pair)
+
+    def _quantize_weights(self, node: ir.Node, inputs: QuantParams) -> None:
+        weights = weights_of(node)
+        assert isinstance(weights, Weights)
+        old = tuple(node.inputs[1:])
+        axis = weights.axis if self.per_channel else None
+        scheme = weight_params(weights.array, axis, self.bits)
+        if weights.bias is not None:
+            scheme = fit_bias(scheme, weights.array, weights.bias, float(inputs.scale))
+            offset = bias_params(scheme, float(inputs.scale))
+            node.replace_input_with(2, self._constant(node, old[1], weights.bias, offset))
+        node.replace_input_with(1, self._constant(node, old[0], weights.array, scheme))
+        for name in ("alpha", "beta"):  # of a Gemm: multiplied in
+            node.attributes.pop(name, None)
+        drop_unused(old)
+
+    def _constant(
+        self, node: ir.Node, old: ir.Value | None, array: np.ndarray, scheme: QuantParams
+    ) -> ir.Value:
+        """Return the dequantized form of a constant, shared with an equal one."""
+        assert old is not None
+        integers = scheme.quantize(array)
+        key = (digest(integers, scheme.scale), scheme.dtype.name, scheme.axis)
+        found = self.constants.get(key)
+        if found is None:
+            constants = [
+                add_initializer(self.graph, f"{old.name}_{scheme.dtype.name}", integers),
+                add_initializer(self.graph, f"{old.name}_scale", scheme.scale),
+                add_initializer(self.graph, f"{old.name}_zero_point", scheme.zero_point),
+            ]
+            dq = make_node(
+                self.graph,
+                "DequantizeLinear",
+                constants,
+                {f"{old.name}_dequantized": (ir.DataType.FLOAT, ir.Shape(array.shape))},
+                attributes={} if scheme.axis is None else {"axis": scheme.axis},
+                base=old.name or "",
+            )
+            self.graph.insert_before(node, dq)
+            found = self.constants[key] = dq.outputs[0]
+        return found
+
+    def _pair(self, value: ir.Value) -> ir.Value:
+        """Return `value` quantized and dequantized again."""
+        found = self.pairs.get(value)
+        if found is not None:
+            return found
+        name = value.name or ""
+        scale, zero_point = self._scale(self._root(value))
+        q = make_node(
+            self.graph,
+            "QuantizeLinear",
+            [value, scale, zero_point],
+            {f"{name}_quantized": (ir.DataType.UINT8, value.shape)},
+            base=name,
+        )
+        dq = make_node(
+            self.graph,
+            "DequantizeLinear",
+            [q.outputs[0], scale, zero_point],
+            {f"{name}_dequantized": (ir.DataType.FLOAT, value.shape)},
+            base=name,
+        )
+        producer = value.producer()
+        if producer is None:
+            self.graph.insert_before(self.graph[0], [q, dq])
+        else:
+            self.graph.insert_after(producer, [q, dq])
+        found = self.pairs[value] = dq.outputs[0]
+        self.sources[found] = value
+        return found
+
+    def _quantizer(self, pair: ir.Value) -> ir.Node:
+        """Return the QuantizeLinear of a pair."""
+        dq = pair.producer()
+        assert dq is not None
+        assert dq.inputs[0] is not None
+        q = dq.inputs[0].producer()
+        assert q is not None
+        return q
+
+    def _source(self, value: ir.Value | None) -> ir.Value:
+        """Return what an operator's input was before it was quantized."""
+        assert value is not None
+        return self.sources.get(value, value)
+
+    def _root(self, value: ir.Value) -> ir.Value:
+        return self.plan.root(self._source(value))
+
+    def _params(self, value: ir.Value) -> QuantParams:
+        root = self._root(value)
+        found = self.params.get(root)
+        if found is None:
+            found = activation_params(self.observers[root.name or ""].range())
+            self.params[root] = found
+        return found
+
+    def _scale(self, root: ir.Value) -> tuple[ir.Value, ir.Value]:
+        """Return the initializers of the scale and zero point of a value."""
+        found = self.scales.get(root)
+        if found is None:
+            params = self._params(root)
+            found = (
+                add_initializer(self.graph, f"{root.name}_scale", params.scale),
+                add_initializer(self.graph, f"{root.name}_zero_point", params.zero_point),
+            )
+            self.scales[root] = found
+        return found
