@@ -38,6 +38,8 @@ BUILT_IN: dict[str, str] = {
     "fuse-pad": "burnish.passes.fuse.pad:FusePad",
     "prune": "burnish.passes.prune:Prune",
     "quant": "burnish.passes.quant:Quant",
+    "quant-static": "burnish.passes.quant:QuantStatic",
+    "quant-dynamic": "burnish.passes.quant:QuantDynamic",
     "graphsurgeon": "burnish.passes.graphsurgeon:GraphSurgeon",
     "onnx-ir": "burnish.passes.onnxir:OnnxIR",
     "onnxscript": "burnish.passes.onnxscript:OnnxScript",
