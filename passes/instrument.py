@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import Literal, TextIO
 
@@ -76,7 +76,7 @@ class PrintIR(Instrument):
     """Prints the model after the passes whose name matches; `all` means every pass."""
 
     patterns: tuple[str, ...]
-    stream: TextIO = sys.stderr
+    stream: TextIO = field(default_factory=lambda: sys.stderr)
 
     def after(self, event: Event, model: ir.Model) -> None:
         """Print the model in onnx-ir's text form."""

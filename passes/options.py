@@ -7,6 +7,7 @@ One declaration gives the command line, the documentation, validation, equality 
 from __future__ import annotations
 
 import dataclasses
+import sys
 import types
 import typing
 from collections.abc import Sequence
@@ -139,12 +140,21 @@ def option(
 
 def options_of(pass_class: type) -> tuple[Option, ...]:
     """Return the options a pass class declares, in order of declaration."""
-    hints = typing.get_type_hints(pass_class)
     return tuple(
-        _option(field, hints[field.name])
+        _option(field, _hint(pass_class, field))
         for field in dataclasses.fields(pass_class)
         if _METADATA_KEY in field.metadata
     )
+
+
+def _hint(pass_class: type, field: dataclasses.Field[Any]) -> Any:
+    """Evaluate one annotation; the others, of class variables say, may name anything."""
+    owner = next(
+        base for base in pass_class.__mro__ if field.name in vars(base).get("__annotations__", ())
+    )
+    holder = types.SimpleNamespace(__annotations__={field.name: field.type})
+    names = vars(sys.modules[owner.__module__]) if owner.__module__ in sys.modules else {}
+    return typing.get_type_hints(holder, globalns=names)[field.name]
 
 
 def _option(field: dataclasses.Field[Any], hint: Any) -> Option:
