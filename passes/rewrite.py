@@ -83,16 +83,20 @@ class _Driver:
 
     def visit(self, node: ir.Node) -> None:
         opset = self.opset_imports.get(node.domain, 1)
+        misses: dict[str, tuple[Rule, NearMiss]] = {}
         for rule, pattern in self.index[node.domain, node.op_type]:
             near = NearMiss()
             match = match_at(pattern, node, opset, near)
-            if match is None:
-                # Having matched half of the pattern is news; a lone root operator is not.
-                if near.nodes * 2 > pattern.depth and near.nodes > 1:
-                    self.refuse(rule, node, near.reason)
-                continue
-            if self.attempt(rule, pattern, match, node):
-                return
+            if match is not None:
+                if self.attempt(rule, pattern, match, node):
+                    return
+            # Having matched most of the pattern is news; a lone root operator is not.
+            elif near.nodes > 1 and near.nodes * 3 > pattern.depth * 2:
+                _, furthest = misses.setdefault(rule.name, (rule, near))
+                if near.nodes > furthest.nodes:
+                    misses[rule.name] = rule, near
+        for rule, near in misses.values():
+            self.refuse(rule, node, near.reason)
 
     def refuse(self, rule: Rule, node: ir.Node, reason: str) -> None:
         if (rule.name, node) not in self.refused:
@@ -103,18 +107,15 @@ class _Driver:
         """Build the replacement and, if nothing speaks against it, put it in place."""
         builder = Builder(self.opset_imports)
         made = rule.replace(builder, match.bindings(pattern), self.ctx)
-        reason = made.reason if isinstance(made, NoMatch) else self.objection(rule, builder, match)
-        if reason is None and len(pattern.roots) > 1:
-            reason = _makes_cycle(match)
         outputs: list[ir.Value] = []
-        if reason is None:
-            outputs = [
-                item.value if isinstance(item, Operand) else item for item in _as_tuple(made)
-            ]
-            assert len(outputs) == len(pattern.roots), (
-                f"{rule.name}: as many outputs as its pattern"
-            )
-            reason = _misfit(pattern, match, outputs)
+        if isinstance(made, NoMatch):
+            reason: str | None = made.reason
+        else:
+            outputs = [i.value if isinstance(i, Operand) else i for i in _as_tuple(made)]
+            assert len(outputs) == len(pattern.roots), f"{rule.name}: wrong number of outputs"
+            old = [match.nodes[root.node].outputs[root.index] for root in pattern.roots]
+            pairs = list(zip(old, outputs, strict=True))
+            reason = self.objection(rule, builder, match, pairs)
         if reason is not None:
             discard(builder.nodes)
             self.refuse(rule, node, reason)
@@ -126,10 +127,25 @@ class _Driver:
         discard(builder.nodes)
         return False
 
-    def objection(self, rule: Rule, builder: Builder, match: Match) -> str | None:
-        """Infer the new nodes, and say why the target cannot run one of them, if it cannot."""
-        for new in builder.nodes:
-            infer_node(new, self.opset_imports)
+    def objection(
+        self, rule: Rule, builder: Builder, match: Match, pairs: list[tuple[ir.Value, ir.Value]]
+    ) -> str | None:
+        """Infer the new nodes, and say what speaks against them, if anything does.
+
+        Args:
+            rule: Whose replacement it is.
+            builder: Holds the new nodes.
+            match: What would be replaced.
+            pairs: Old and new value for each output.
+        """
+        like = {new: old for old, new in pairs}
+        for node in builder.nodes:
+            infer_node(node, self.opset_imports, like.get(node.outputs[0]))
+        reason = _misfit(pairs)
+        if reason is None and len(pairs) > 1:
+            reason = _makes_cycle(match)
+        if reason is not None:
+            return reason
         if rule.unsupported_ok:
             return None
         target = self.ctx.target
@@ -217,13 +233,12 @@ def _as_tuple(made: Any) -> tuple[Any, ...]:
     return made if isinstance(made, tuple) else (made,)
 
 
-def _misfit(pattern: Pattern, match: Match, outputs: Iterable[ir.Value]) -> str | None:
+def _misfit(pairs: Iterable[tuple[ir.Value, ir.Value]]) -> str | None:
     """Whether a new value certainly has another type or shape than the one it replaces.
 
     A rule need not think of broadcasting: x * 1 is not x where the 1 has more dimensions than x.
     """
-    for root, new in zip(pattern.roots, outputs, strict=True):
-        old = match.nodes[root.node].outputs[root.index]
+    for old, new in pairs:
         if old.dtype is not None and new.dtype is not None and old.dtype != new.dtype:
             return "the replacement has another type"
         if old.shape is None or new.shape is None:

@@ -339,3 +339,33 @@ def test_a_replacement_of_another_shape_is_refused() -> None:
         "g (float[3] x) => (float[1,3] z) <float[1,1] one = {1}> { y = Mul(x, one) z = Abs(y)}"
     )
     assert_refuses(times_one, more, "the replacement has another shape")
+
+
+@rule
+def thrice_negated(op: Any, x: Any) -> Any:
+    """Neg(Neg(Neg(Abs(x)))) -> Neg(Abs(x)), and the same with Relu."""
+    return op.Neg(op.Neg(op.Neg(op.Abs(x, _bind="inner"))))
+
+
+@thrice_negated.also
+def _(op: Any, x: Any) -> Any:
+    return op.Neg(op.Neg(op.Neg(op.Relu(x, _bind="inner"))))
+
+
+@thrice_negated.rewrite
+def _(op: Any, x: Any, inner: Any) -> Any:
+    return op.Neg(op.like(inner, x))
+
+
+_NEGATED = "g (float[3] x) => (float[3] y) {{ a = {}(x) b = Neg(a) c = Neg(b) y = Neg(c) }}"
+
+
+def test_a_spelling_that_failed_is_no_refusal_where_another_fired() -> None:
+    ctx = run_pass(thrice_negated, parse(_NEGATED.format("Relu")))
+    assert rewrites(ctx) == {"thrice-negated": 1}
+    assert refusals(ctx) == {}
+
+
+def test_a_refusal_is_reported_once_for_all_spellings() -> None:
+    ctx = run_pass(thrice_negated, parse(_NEGATED.format("Tanh")))
+    assert refusals(ctx) == {"thrice-negated": {"Tanh stands where Abs should": 1}}
