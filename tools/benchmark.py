@@ -77,7 +77,14 @@ def simplifiers(folder: Path) -> list[list[str]]:
     for name in _MODELS:
         source = zoo.fetch(name)
         outputs = {tool: folder / f"{name}.{tool}.onnx" for tool in ("ours", "slim", "sim")}
-        ours = [_SCRIPTS / "optimize", source, "-o", outputs["ours"], "--passes", "cleanup,fuse"]
+        ours: list[str | Path] = [
+            _SCRIPTS / "optimize",
+            source,
+            "-o",
+            outputs["ours"],
+            "--passes",
+            "cleanup,fuse",
+        ]
         commands: dict[str, Command] = {
             "optimize --verify off": [*ours, "--verify", "off"],
             "optimize": ours,
