@@ -219,7 +219,7 @@ def _(
     if max(whole.scale.size, whole.shift.size) > max(array.size for array in constants):
         return NoMatch("the merged constant would be larger")
     dtype = constants[0].dtype
-    scale, shift = rounded(whole.scale, dtype), rounded(whole.shift, dtype)
+    scale, shift = rounded(whole.scale, dtype, factor=True), rounded(whole.shift, dtype)
     if isinstance(scale, NoMatch):
         return scale
     if isinstance(shift, NoMatch):
@@ -260,19 +260,18 @@ def _(op: Builder, x: Operand, norm: ir.Node, affine: ir.Node) -> Replacement:
     read = affine_of(op, affine, norm.outputs[0] if behind else x.value, channels)
     if not read:
         return read
+    shift: np.ndarray | NoMatch = beta
+    centre: np.ndarray | NoMatch = mean
     with np.errstate(all="ignore"):
-        new = [
-            rounded(np.broadcast_to(exact, gamma.shape), gamma.dtype)
-            for exact in (
-                gamma * read.scale,
-                beta * read.scale + read.shift if behind else beta.astype(np.float64),
-                mean.astype(np.float64) if behind else (mean - read.shift) / read.scale,
-            )
-        ]
-    for array in new:
+        scale = rounded(gamma * read.scale, gamma.dtype, factor=True)
+        if behind:
+            shift = rounded(beta * read.scale + read.shift, beta.dtype)
+        else:
+            centre = rounded((mean - read.shift) / read.scale, mean.dtype)
+    for array in (scale, shift, centre):
         if isinstance(array, NoMatch):
             return array
-    return op.like(norm, x, *new, norm.inputs[4])
+    return op.like(norm, x, scale, shift, centre, norm.inputs[4])
 
 
 @dataclass(frozen=True)

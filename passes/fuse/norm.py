@@ -124,7 +124,7 @@ def _(
     factor = _row(c, w.array.shape)
     if isinstance(factor, NoMatch):
         return factor
-    scale = rounded(w.array.astype(np.float64) * factor, w.array.dtype)
+    scale = rounded(w.array.astype(np.float64) * factor, w.array.dtype, factor=True)
     if isinstance(scale, NoMatch):
         return scale
     if b is None:

@@ -74,12 +74,15 @@ def blocks(array: np.ndarray, factor: np.ndarray) -> Iterator[tuple[slice, np.nd
         yield part, array[part].astype(np.float64) * (factor if len(factor) == 1 else factor[part])
 
 
-def rounded(exact: np.ndarray, dtype: np.dtype) -> np.ndarray | NoMatch:
-    """Return float64 numbers in another dtype; refuses where one overflows or underflows."""
+def rounded(exact: np.ndarray, dtype: np.dtype, *, factor: bool = False) -> np.ndarray | NoMatch:
+    """Return float64 numbers in another dtype, refusing what does not fit.
+
+    A factor must not underflow. A summand may: what it is added to is no finer than its dtype.
+    """
     size, (low, high) = np.abs(exact), _normal_range(dtype)
     if not (size <= high).all():  # a NaN is not
         return NoMatch("folding overflows")
-    if ((size != 0) & (size < low)).any():
+    if factor and ((size != 0) & (size < low)).any():
         return NoMatch("folding underflows")
     return exact.astype(dtype)
 
