@@ -268,6 +268,8 @@ def _has_runnable_body(
         if not _support(provider, node.domain, node.op_type, node_opset, node_type):
             return False
         since = _since(node.domain, node.op_type, node_opset)
+        if node.domain == domain and since != _since(domain, node.op_type, opset):
+            return False  # the body means an operator that the model's opset has changed
         schema = _schemas()[node.domain, node.op_type][since or 0]
         for name, output in zip(node.output, schema.outputs, strict=False):
             if schema.inputs and output.typeStr == schema.inputs[0].typeStr and node_type:

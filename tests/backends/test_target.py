@@ -208,3 +208,15 @@ def test_detect_isa_falls_back_on_the_architecture(
     assert detect_isa(tmp_path / "none") == {"neon"}
     monkeypatch.setattr("platform.machine", lambda: "x86_64")
     assert detect_isa(tmp_path / "none") == frozenset()
+
+
+@pytest.mark.parametrize("opset", [24, 25, 26])
+def test_a_function_is_expanded_only_while_its_operators_mean_the_same(
+    cpu: Target, opset: int
+) -> None:
+    """Swish is a function of opset 24; opset 25 has newer operators of those in its body."""
+    text = (
+        f'<ir_version: 10, opset_import: ["" : {opset}]> '
+        "g (float[4] x) => (float[4] y) { y = Swish(x) }"
+    )
+    assert cpu.runs("Swish", opset=opset, dtype=F) == loads(text)
