@@ -117,10 +117,15 @@ _NAMES = "burnish.names"
 
 
 def names_of(graph: ir.Graph) -> Names:
-    """Return the names of the outermost graph around `graph`; gathered once a graph."""
+    """Return the names taken around `graph`; gathered once.
+
+    A graph does not know what is around it: ask for those of the outermost one first.
+    """
     found: Names | None = graph.meta.get(_NAMES)
     if found is None:
-        found = graph.meta[_NAMES] = Names(graph)
+        found = Names(graph)
+        for each in (graph, *graph.subgraphs()):
+            each.meta[_NAMES] = found
     return found
 
 
