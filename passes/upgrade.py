@@ -11,7 +11,7 @@ a model is upgraded whole or not at all.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
@@ -36,6 +36,9 @@ OLDEST = 7
 
 # Redefined with almost every opset, but only to take more types.
 _UNCHANGED = frozenset({"Constant", "If", "Loop"})
+
+# Nodes to a call of the converter, which takes 5 ms to start and time quadratic in the nodes.
+_BATCH = 256
 
 _SUCCESSORS = {"Upsample": "Resize", "Scatter": "ScatterElements"}
 
@@ -129,8 +132,6 @@ def plan(model: ir.Model, opset: int) -> Callable[[], None]:
 
 def _convert(graph: ir.Graph, old: int, new: int) -> list[_Replacement]:
     """Convert the nodes of a graph and its subgraphs that differ between two opsets."""
-    from onnx import version_converter
-
     nodes = [node for node in graph.all_nodes() if _differs(node, old, new)]
     if not nodes:
         return []
@@ -140,6 +141,13 @@ def _convert(graph: ir.Graph, old: int, new: int) -> list[_Replacement]:
         reason = _obstacle(node, old, new)
         if reason is not None:
             raise CannotUpgrade(f"{node.op_type} node {node.name!r}: {reason}")
+    batches = [nodes[i : i + _BATCH] for i in range(0, len(nodes), _BATCH)]
+    return [each for batch in batches for each in _convert_batch(batch, old, new)]
+
+
+def _convert_batch(nodes: list[ir.Node], old: int, new: int) -> Iterator[_Replacement]:
+    from onnx import version_converter
+
     skeleton, outputs = _skeleton(nodes, old)
     try:
         converted = version_converter.convert_version(skeleton, new)
@@ -147,13 +155,9 @@ def _convert(graph: ir.Graph, old: int, new: int) -> list[_Replacement]:
         reason = " ".join(str(error).split())
         raise CannotUpgrade(f"the version converter fails: {reason[:300]}") from error
     fragments = _fragments(converted.graph, outputs, len(nodes))
-    return [
-        _Replacement(node, fragment, i, old, new)
-        for i, (node, before, fragment) in enumerate(
-            zip(nodes, skeleton.graph.node, fragments, strict=True)
-        )
-        if not _is(fragment, before)
-    ]
+    for i, node in enumerate(nodes):
+        if not _is(fragments[i], skeleton.graph.node[i]):
+            yield _Replacement(node, fragments[i], i, old, new)
 
 
 def _differs(node: ir.Node, old: int, new: int) -> bool:
@@ -161,6 +165,8 @@ def _differs(node: ir.Node, old: int, new: int) -> bool:
     import onnx
 
     if old >= new or node.domain != "" or node.op_type in _UNCHANGED:
+        return False
+    if node.op_type == "Scan" and old >= 9:
         return False
     try:
         before = onnx.defs.get_schema(node.op_type, old, "")
@@ -218,6 +224,8 @@ def _fragments(
     graph: onnx.GraphProto, outputs: list[tuple[int, int]], count: int
 ) -> list[_Fragment]:
     """Take a converted skeleton apart again, by what leads to which output."""
+    import onnx
+
     made: list[list[onnx.NodeProto]] = [[] for _ in range(count)]
     names: list[dict[int, str]] = [{} for _ in range(count)]
     owner: dict[str, int] = {}
@@ -232,6 +240,9 @@ def _fragments(
                 made[i].append(node)
                 owner.update(dict.fromkeys(node.input, i))
                 break
+    for tensor in graph.initializer:
+        constant = onnx.helper.make_node("Constant", [], [tensor.name], value=tensor)
+        made[owner[tensor.name]].append(constant)
     return [_Fragment(tuple(reversed(m)), n) for m, n in zip(made, names, strict=True)]
 
 
@@ -316,6 +327,10 @@ def _obstacle(node: ir.Node, old: int, new: int) -> str | None:
     return None if check is None else check(node, old, new)
 
 
+def _scan(node: ir.Node, old: int, new: int) -> str | None:
+    return "its inputs are batched before opset 9"
+
+
 def _hardmax(node: ir.Node, old: int, new: int) -> str | None:
     # Until 12 the input counts as a matrix, split at `axis`; from 13 on `axis` alone is reduced.
     # The converter leaves the node as it is, which is right for the last axis only.
@@ -396,6 +411,7 @@ _OBSTACLES: dict[str, Callable[[ir.Node, int, int], str | None]] = {
     "GroupNormalization": _group_normalization,
     "Hardmax": _hardmax,
     "Resize": _resize,
+    "Scan": _scan,
     "Upsample": _resize,
 }
 
