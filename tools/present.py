@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import sys
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -71,15 +72,16 @@ def summary(report: Report, destination: Path, *, timing: bool) -> None:
         ("opset", str(before.opset), str(after.opset), ""),
     ]
     show(table(report.input["source"], ("", "before", "after", "ratio"), rows))
-    fired = [
-        (name, str(count)) for item in report.passes for name, count in rule_counts(item).items()
-    ]
-    merged: dict[str, int] = {}
-    for name, count in fired:
-        merged[name] = merged.get(name, 0) + int(count)
-    if merged:
-        ordered = sorted(merged.items(), key=lambda pair: (-pair[1], pair[0]))
-        show("rewrites: " + ", ".join(f"{name} {count}" for name, count in ordered))
+    fired = Counter[str]()
+    refused = Counter[str]()
+    for item in report.passes:
+        fired.update(rule_counts(item))
+        refused.update(refusal_counts(item))
+    if fired:
+        show("rewrites: " + ", ".join(f"{name} {count}" for name, count in _ordered(fired)))
+    if refused:
+        places = f"{refused.total()} places, {len(refused)} reasons"
+        show(f"left alone: {places}; --report lists them")
     if timing:
         show(timing_table(report))
     for check in report.verification.get("checks", ()):
@@ -101,6 +103,24 @@ def rule_counts(report: PassReport) -> dict[str, int]:
         for name, count in rule_counts(member).items():
             counts[name] = counts.get(name, 0) + count
     return counts
+
+
+def refusal_counts(report: PassReport) -> Counter[str]:
+    """Return `rule: reason` -> places refused, of a pass and the passes it ran."""
+    counts = Counter(
+        {
+            f"{name}: {reason}": count
+            for name, entry in report.rules.items()
+            for reason, count in entry.refusals.items()
+        }
+    )
+    for member in report.members:
+        counts.update(refusal_counts(member))
+    return counts
+
+
+def _ordered(counts: Counter[str]) -> list[tuple[str, int]]:
+    return sorted(counts.items(), key=lambda pair: (-pair[1], pair[0]))
 
 
 def timing_table(report: Report) -> Table:
