@@ -118,6 +118,7 @@ class _Parser:
             members = self.sequence()
             self.expect(")")
             return Fixpoint(members)
+        registry.names()  # plugins that clash are no fault of the text: no caret
         try:
             pass_class = registry.lookup(name)
         except InputError as error:

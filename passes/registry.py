@@ -99,6 +99,7 @@ def _owner(entry: EntryPoint) -> str:
     return entry.dist.name if entry.dist is not None else entry.value
 
 
+@cache  # a rule's pass is made here: made twice, it would not equal itself
 def _load(entry: EntryPoint) -> type[Pass]:
     from burnish.passes.rule import Rule, pass_of
 
@@ -106,12 +107,19 @@ def _load(entry: EntryPoint) -> type[Pass]:
         loaded = entry.load()
     except Exception as error:
         raise InputError(
-            f"pass {entry.name!r} of plugin {_owner(entry)} cannot be imported: {error}",
+            f"pass {entry.name!r} of plugin {_owner(entry)} cannot be imported: "
+            f"{' '.join(str(error).split())}",
             hint="reinstall the plugin or uninstall it",
         ) from error
     if isinstance(loaded, Rule):
         return pass_of(entry.name, loaded)
     if isinstance(loaded, type) and issubclass(loaded, Pass):
+        own = getattr(loaded, "name", None)
+        if own != entry.name:
+            raise InputError(
+                f"plugin {_owner(entry)}: the pass named {entry.name!r} calls itself {own!r}",
+                hint="its `name` must be that of the entry point",
+            )
         return loaded
     raise InputError(
         f"plugin {_owner(entry)}: {entry.value} is neither a Pass class nor a rule",
