@@ -14,6 +14,9 @@ from typing import Any
 
 import onnx_ir as ir
 
+# Where onnx-ir keeps a GraphProto's quantization_annotation of a value.
+QUANTIZATION_ANNOTATION = "quant_parameter_tensor_names"
+
 
 @dataclass(frozen=True)
 class Fingerprint:
@@ -100,7 +103,8 @@ class _Walk:
     def value(self, value: ir.Value) -> None:
         shape = None if value.shape is None else [str(dim) for dim in value.shape]
         props = _sorted(value.metadata_props)
-        self.add(value.name, str(value.type), shape, value.doc_string, props)
+        annotation = _sorted(value.meta.get(QUANTIZATION_ANNOTATION) or {})
+        self.add(value.name, str(value.type), shape, value.doc_string, props, annotation)
 
     def attributes(self, attributes: Iterable[ir.Attr]) -> None:
         for item in sorted(attributes, key=lambda item: item.name):

@@ -24,12 +24,11 @@ import onnx_ir as ir
 from onnx_graphsurgeon.ir.tensor import LazyValues  # noqa: TID253
 
 from burnish.errors import InputError
-from burnish.passes.fingerprint import fingerprint, graph_fingerprint
+from burnish.passes.fingerprint import QUANTIZATION_ANNOTATION, fingerprint, graph_fingerprint
 from burnish.passes.foreign import blaming
 from burnish.passes.report import all_graphs
 
 _LOCATION = "burnish.weight:"
-_QUANTIZATION = "quant_parameter_tensor_names"
 _COMPARE_BYTES = 1 << 24
 _LISTS = frozenset(getattr(onnx.AttributeProto, name) for name in ("FLOATS", "INTS", "STRINGS"))
 _CARRIED = _LISTS | frozenset(
@@ -405,8 +404,8 @@ def _restore_order(old: ir.Graph, after: ir.Graph) -> None:
 def _restore_value(old: ir.Value, before: ir.Value | None, after: ir.Value) -> None:
     after.metadata_props.update(old.metadata_props)
     after.doc_string = old.doc_string
-    if _QUANTIZATION in old.meta:
-        after.meta[_QUANTIZATION] = old.meta[_QUANTIZATION]
+    if QUANTIZATION_ANNOTATION in old.meta:
+        after.meta[QUANTIZATION_ANNOTATION] = old.meta[QUANTIZATION_ANNOTATION]
     if before is not None and before.type == after.type and before.shape == after.shape:
         after.type, after.shape = old.type, old.shape
 

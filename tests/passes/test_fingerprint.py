@@ -40,6 +40,9 @@ EDITS: dict[str, Callable[[ir.Model], object]] = {
     "graph metadata": lambda m: m.graph.metadata_props.update(a="b"),
     "node metadata": lambda m: m.graph[0].metadata_props.update(a="b"),
     "value metadata": lambda m: m.graph[0].outputs[0].metadata_props.update(a="b"),
+    "annotation": lambda m: m.graph.inputs[0].meta.update(
+        quant_parameter_tensor_names={"SCALE_TENSOR": "w"}
+    ),
     "node name": lambda m: setattr(m.graph[0], "name", "other"),
     "node doc": lambda m: setattr(m.graph[0], "doc_string", "other"),
     "value name": lambda m: setattr(m.graph[0].outputs[0], "name", "other"),
