@@ -1,0 +1,57 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Inferred shapes: what a rule may rely on."""
+
+from __future__ import annotations
+
+import onnx_ir as ir
+import pytest
+
+from burnish.passes.shapes import infer_node, infer_shapes
+from burnish.testing import parse
+
+
+def shape_of(model: ir.Model, name: str) -> ir.Shape:
+    """Return the inferred shape of a value."""
+    (value,) = [v for node in model.graph for v in node.outputs if v.name == name]
+    assert value.shape is not None
+    return value.shape
+
+
+@pytest.mark.parametrize("expression", ["Add(x, z)", "Mul(z, x)", "Expand(x, s)", "Where(c, x, z)"])
+def test_two_names_broadcast_to_neither(expression: str) -> None:
+    """N may be 1 where M is not, and the other way around."""
+    model = parse(
+        "g (float[N,4] x, float[M,4] z, bool c) => (y) "
+        f"{{ s = Shape(z)  a = {expression}  y = Neg(a) }}"
+    )
+    infer_shapes(model)
+    rows, columns = shape_of(model, "a")
+    assert columns == 4
+    assert rows not in ("N", "M")
+    assert isinstance(rows, ir.SymbolicDim)
+
+
+def test_one_name_broadcasts_to_itself() -> None:
+    model = parse("g (float[N,4] x, float[N,1] z) => (y) { a = Add(x, z)  y = Neg(a) }")
+    infer_shapes(model)
+    assert shape_of(model, "a") == ["N", 4]
+
+
+def test_a_size_made_up_for_a_new_node_has_no_name() -> None:
+    """Two unrelated nodes would otherwise get the same made-up name, and count as equal."""
+    x = ir.Value(name="x", type=ir.TensorType(ir.DataType.FLOAT), shape=ir.Shape([3, 4]))
+    node = ir.Node("", "NonZero", [x], num_outputs=1)
+    infer_node(node, {"": 21})
+    shape = node.outputs[0].shape
+    assert shape is not None
+    rank, found = shape
+    assert rank == 2
+    assert isinstance(found, ir.SymbolicDim)
+    assert found.value is None
+
+
+def test_no_notes_of_the_library_stay_in_the_model() -> None:
+    model = parse("g (float[N,4] x) => (y) { s = Shape(x)  y = Expand(x, s) }")
+    infer_shapes(model)
+    for node in model.graph:
+        assert not any(value.metadata_props for value in node.outputs)
