@@ -3,9 +3,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import importlib
 import sys
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from burnish.errors import InputError
@@ -13,6 +16,8 @@ from burnish.errors import InputError
 
 def resolve(text: str) -> Any:
     """Import and return the object that `module:attribute` names.
+
+    Modules in the current folder are found, too, after all others.
 
     Raises:
         InputError: the text has no colon, the module cannot be imported, or it has no such
@@ -22,7 +27,8 @@ def resolve(text: str) -> Any:
     if not (module and colon and path):
         raise InputError(f"{text!r} is not of the form module:attribute")
     try:
-        found = importlib.import_module(module)
+        with _importable_from_here():
+            found = importlib.import_module(module)
     except Exception as error:
         # Whatever a module of the user's does wrong at import: it is their input, not our bug.
         raise InputError(
@@ -46,6 +52,19 @@ def reference_to(item: Any) -> str | None:
     for part in name.split("."):
         found = getattr(found, part, None)
     return f"{module}:{name}" if found is item else None
+
+
+@contextlib.contextmanager
+def _importable_from_here() -> Iterator[None]:
+    here = str(Path.cwd())
+    added = here not in sys.path
+    if added:
+        sys.path.append(here)
+    try:
+        yield
+    finally:
+        if added:
+            sys.path.remove(here)
 
 
 def _nearest(name: str, names: list[str]) -> str:

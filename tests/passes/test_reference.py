@@ -26,6 +26,17 @@ def test_resolves_dotted_attributes() -> None:
     assert resolve("json:JSONEncoder.encode") is json.JSONEncoder.encode
 
 
+def test_finds_modules_in_the_current_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "module_lying_here.py").write_text("answer = 42\n")
+    monkeypatch.chdir(tmp_path)
+    path = list(sys.path)
+    assert resolve("module_lying_here:answer") == 42
+    assert sys.path == path
+    del sys.modules["module_lying_here"]
+
+
 @pytest.mark.parametrize("item", [json.dumps, json.JSONEncoder, json.JSONEncoder.encode])
 def test_a_reference_leads_back(item: object) -> None:
     text = reference_to(item)
