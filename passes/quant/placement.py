@@ -15,7 +15,7 @@ operators listed here, so placement decides speed; and each pair rounds, so it d
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -115,75 +115,65 @@ def place(
         refuse: Is told (rule, node, reason) of each operator of `ops` that stays float.
     """
     nodes = [node for node in model.graph if node.domain == ""]
-    weighted: dict[ir.Node, tuple[int, ...]] = {}  # with the shape of its weights
+    weighted: set[ir.Node] = set()
     for node in nodes:
-        if node.op_type not in ops:
-            continue
-        weights = weights_of(node)
-        if weights is not None and excluded(node, exclude):
-            refuse(rule_of(node), node, "excluded by name")
-        elif isinstance(weights, str):
-            refuse(rule_of(node), node, weights)
-        elif weights is not None:
-            weighted[node] = weights.array.shape
+        if node.op_type in ops:
+            reason = "excluded by name" if excluded(node, exclude) else _unsuitable(node)
+            if reason is None:
+                weighted.add(node)
+            elif reason:
+                refuse(rule_of(node), node, reason)
     for graph in model.graph.subgraphs():
         for node in graph:
             if node.domain == "" and node.op_type in ops:
                 refuse(rule_of(node), node, "inside a subgraph, where it cannot be observed")
     for node in in_functions(model, ops):
         refuse(rule_of(node), node, "inside a function of the model")
-    joinable = {node for node in nodes if _can_join(node) and not excluded(node, exclude)}
-    wanted = _wanted(nodes, weighted, joinable)
-    return _forward(nodes, weighted, joinable, wanted, refuse)
+    joining = {node for node in nodes if _can_join(node) and not excluded(node, exclude)}
+    joining |= {node for node in weighted if is_depthwise(node)}
+    wanted = _wanted(nodes, weighted, joining)
+    return _forward(nodes, weighted, joining, wanted, refuse)
 
 
 def _wanted(
-    nodes: list[ir.Node], weighted: Collection[ir.Node], joinable: set[ir.Node]
-) -> set[ir.Value]:
+    nodes: list[ir.Node], weighted: set[ir.Node], joining: set[ir.Node]
+) -> set[ir.Value | None]:
     """Return values that an operator which may be quantized takes as an activation."""
-    wanted: set[ir.Value] = set()
+    wanted: set[ir.Value | None] = set()
     for node in reversed(nodes):
-        if node in weighted:
-            wanted |= {value for value in node.inputs[:1] if value is not None}
-        elif node in joinable and result_of(node) in wanted:
-            wanted |= {node.inputs[index] for index in _data_inputs(node)} - {None}  # type: ignore[arg-type]
+        if (result_of(node) in wanted) if node in joining else (node in weighted):
+            wanted |= {node.inputs[index] for index in _data_inputs(node)}
     return wanted
 
 
 def _forward(
     nodes: list[ir.Node],
-    weighted: Mapping[ir.Node, tuple[int, ...]],
-    joinable: set[ir.Node],
-    wanted: set[ir.Value],
+    weighted: set[ir.Node],
+    joining: set[ir.Node],
+    wanted: set[ir.Value | None],
     refuse: Refuse,
 ) -> Plan:
+    """Go through the nodes in order, knowing which values exist as uint8."""
     plan = Plan()
-    carried: set[ir.Value] = set()  # values that exist as uint8
+    carried: set[ir.Value | None] = set()
     for node in nodes:
-        if node in weighted:
-            result = result_of(node) if node.op_type == "Conv" else None
-            if result is not None:
-                reason = _unsuitable(node, weighted[node], result, carried, wanted)
-                if reason is not None:
-                    refuse(rule_of(node), node, reason)
-                    continue
-            plan.steps.append(Step(node, (0,), result, weighted=True))
-        elif node in joinable:
-            inputs = _data_inputs(node)
-            result = result_of(node)
-            if result not in wanted or result.is_graph_output():
-                continue
-            if not all(node.inputs[index] in carried for index in inputs):
-                continue
-            plan.steps.append(Step(node, inputs, result))
-            if node.op_type in _SAME_SCALE:
-                source = node.inputs[0]
-                assert source is not None
-                plan.same_scale[result] = source
-        else:
+        if node not in weighted and node not in joining:
             continue
-        if result is not None:
-            carried.add(result)
+        inputs = _data_inputs(node)
+        result = result_of(node) if node.op_type not in ("MatMul", "Gemm") else None
+        if node in joining:
+            between = result in wanted and all(node.inputs[index] in carried for index in inputs)
+            if not between or node.outputs[0].is_graph_output():
+                if node in weighted:
+                    refuse(rule_of(node), node, "depthwise, and not between quantized operators")
+                continue
+        plan.steps.append(Step(node, inputs, result, weighted=node in weighted))
+        if result is None:
+            continue
+        carried.add(result)
+        if node.op_type in _SAME_SCALE:
+            assert node.inputs[0] is not None
+            plan.same_scale[result] = node.inputs[0]
     return plan
 
 
@@ -220,22 +210,30 @@ def _can_join(node: ir.Node) -> bool:
     return node.op_type in JOINING
 
 
-def _unsuitable(
-    node: ir.Node,
-    shape: tuple[int, ...],
-    result: ir.Value,
-    carried: set[ir.Value],
-    wanted: set[ir.Value],
-) -> str | None:
-    """Return why int8 would not pay for a Conv with weights of that shape, or None."""
+def is_depthwise(node: ir.Node) -> bool:
+    """Whether a node is a Conv in which each group has a single input channel."""
+    group = node.attributes.get("group")
+    if node.op_type != "Conv" or group is None or group.as_int() == 1:
+        return False
+    weights = node.inputs[1]
+    return weights is not None and weights.shape is not None and weights.shape[1] == 1
+
+
+def _unsuitable(node: ir.Node) -> str | None:
+    """Return why an operator cannot be quantized, or does not pay; "" if it has no weights."""
+    weights = weights_of(node)
+    if weights is None or isinstance(weights, str):
+        return weights or ""
+    if node.op_type != "Conv":
+        return None
+    shape = weights.array.shape
+    result = result_of(node)
     if result.is_graph_output():
         return "its result is an output of the model"
+    if is_depthwise(node):
+        return None
     group = node.attributes.get("group")
     if group is not None and group.as_int() > 1:
-        if shape[1] == 1:
-            if node.inputs[0] not in carried or result not in wanted:
-                return "depthwise, and not between two quantized operators"
-            return None
         if shape[1] < _GROUP_CHANNELS:
             return "narrow groups: int8 is slower"
     elif (
