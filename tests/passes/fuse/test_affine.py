@@ -1,0 +1,615 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Scales, shifts and BatchNormalization fold into linear operators, or say why not.
+
+Numbers are compared with the runtime's own optimizations off, within `numeric.TOLERANCES`: relative
+1e-4 for float32, 1e-2 for float16, 1e-12 for float64.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import onnx_ir as ir
+import pytest
+
+from burnish.passes.fuse.affine import (
+    FuseAffine,
+    fold_affine_after,
+    fold_affine_before,
+    fold_affine_into_batch_norm,
+    fold_batch_norm_after,
+    fold_batch_norm_before,
+    fold_scale_past_shift,
+    merge_affines,
+)
+from burnish.testing import (
+    assert_refuses,
+    assert_rewrites,
+    assert_same_outputs,
+    parse,
+    run_pass,
+)
+
+Freeze = Callable[..., ir.Model]
+BATCH_NORM = "float[6] g, float[6] b, float[6] m, float[6] v"
+
+
+def ops(model: ir.Model) -> list[str]:
+    return [node.op_type for node in model.graph]
+
+
+def with_dtypes(cases: dict[str, tuple[str, list[str]]]) -> list[tuple[str, str]]:
+    """Pair cases with the types the runtime has kernels for: no convolution of float64."""
+    return [
+        (case, dtype)
+        for case, (body, _) in cases.items()
+        for dtype in ("float", "float16", "double")
+        if dtype != "double" or "Conv" not in body
+    ]
+
+
+# --- fold-affine-after -------------------------------------------------------------------------
+
+
+def test_a_scale_after_a_convolution_goes_into_its_weights_and_bias() -> None:
+    before = parse(
+        """g (float[1,1,3,3] x) => (float[1,2,3,3] y)
+        <float[2,1,1,1] w = {1, 2}, float[2] b = {5, 7}, float[1,2,1,1] c = {10, 100}>
+        { t = Conv(x, w, b)  y = Mul(t, c) }"""
+    )
+    after = parse(
+        """g (float[1,1,3,3] x) => (float[1,2,3,3] y)
+        <float[2,1,1,1] w = {10, 200}, float[2] b = {50, 700}> { y = Conv(x, w, b) }"""
+    )
+    assert_rewrites(fold_affine_after, before, after)
+
+
+def test_a_shift_becomes_the_bias_a_convolution_lacked() -> None:
+    before = parse(
+        """g (float[1,1,3,3] x) => (float[1,2,3,3] y)
+        <float[2,1,1,1] w = {1, 2}, float[2,1,1] c = {10, 100}> { t = Conv(x, w)  y = Sub(c, t) }"""
+    )
+    after = parse(
+        """g (float[1,1,3,3] x) => (float[1,2,3,3] y)
+        <float[2,1,1,1] w = {-1, -2}, float[2] c = {10, 100}> { y = Conv(x, w, c) }"""
+    )
+    assert_rewrites(fold_affine_after, before, after)
+
+
+AFTER = {
+    "conv, chain": (
+        "(float[2,4,7,7] x, float[6,4,3,3] w, float[6] b, float c, float[6,1,1] d, float[6,1,1] v)"
+        " => (float[2,6,7,7] y)"
+        "{ t = Conv<pads=[1,1,1,1]>(x, w, b) p = Mul(c, t) q = Sub(p, d) y = Div(q, v) }",
+        ["Conv"],
+    ),
+    "grouped conv": (
+        "(float[2,4,7] x, float[6,2,3] w, float[6,1] c) => (float[2,6,5] y)"
+        "{ t = Conv<group=2>(x, w) y = Mul(t, c) }",
+        ["Conv"],
+    ),
+    "grouped transposed conv": (
+        "(float[2,4,5,5] x, float[4,3,3,3] w, float[1,6,1,1] c, float[6,1,1] d)"
+        " => (float[2,6,9,9] y)"
+        "{ t = ConvTranspose<group=2, strides=[2,2], pads=[1,1,1,1]>(x, w) p = Mul(t, c)"
+        " y = Add(p, d) }",
+        ["ConvTranspose"],
+    ),
+    "gemm with alpha, beta and a transposed weight": (
+        "(float[5,4] x, float[6,4] w, float[6] b, float[6] c, float[1,6] d) => (float[5,6] y)"
+        "{ t = Gemm<transB=1, alpha=0.5, beta=2.0>(x, w, b) p = Mul(t, c) y = Add(p, d) }",
+        ["Gemm"],
+    ),
+    "gemm without a bias": (
+        "(float[5,4] x, float[4,6] w, float c) => (float[5,6] y) { t = Gemm(x, w) y = Div(t, c) }",
+        ["Gemm"],
+    ),
+    "matmul": (
+        "(float[3,5,4] x, float[4,6] w, float[6] c) => (float[3,5,6] y)"
+        "{ t = MatMul(x, w) y = Mul(t, c) }",
+        ["MatMul"],
+    ),
+    "matmul of a batch of weights": (
+        "(float[3,5,4] x, float[3,4,6] w, float[6] c) => (float[3,5,6] y)"
+        "{ t = MatMul(x, w) y = Mul(t, c) }",
+        ["MatMul"],
+    ),
+    "matmul and add": (
+        "(float[3,5,4] x, float[4,6] w, float[6] b, float v) => (float[3,5,6] y)"
+        "{ t = MatMul(x, w) s = Add(b, t) y = Div(s, v) }",
+        ["MatMul", "Add"],
+    ),
+}
+
+
+@pytest.mark.parametrize(("case", "dtype"), with_dtypes(AFTER))
+def test_numbers_stay_when_folding_after(freeze: Freeze, case: str, dtype: str) -> None:
+    body, expected = AFTER[case]
+    model = freeze("g " + body.replace("float", dtype))
+    original = model.clone()
+    run_pass(fold_affine_after, model)
+    assert ops(model) == expected
+    assert_same_outputs(original, model)
+
+
+AFTER_REFUSED = {
+    "the constant differs along more than the channels": (
+        "(float[1,4,5,5] x, float[6,4,1,1] w, float[1,1,1,5] c) => (float[1,6,5,5] y)"
+        "{ t = Conv(x, w) y = Mul(t, c) }"
+    ),
+    "c is not constant": (
+        "(float[1,4,5,5] x, float[6,4,1,1] w, float[6,1,1] x1) => (float[1,6,5,5] y)"
+        "{ t = Conv(x, w) y = Mul(t, x1) }"
+    ),
+    "the weights are not constant": (
+        "(float[1,4,5,5] x, float[6,4,1,1] x1, float[6,1,1] c) => (float[1,6,5,5] y)"
+        "{ t = Conv(x, x1) y = Mul(t, c) }"
+    ),
+    "the bias is not constant": (
+        "(float[1,4,5,5] x, float[6,4,1,1] w, float[6] x1, float c) => (float[1,6,5,5] y)"
+        "{ t = Conv(x, w, x1) y = Mul(t, c) }"
+    ),
+    "the bias differs along more than the channels": (
+        "(float[3,4] x, float[4,6] w, float[3,6] b, float c) => (float[3,6] y)"
+        "{ t = Gemm(x, w, b) y = Mul(t, c) }"
+    ),
+    "the weights are used by other nodes too": (
+        "(float[1,64,5,5] x, float[64,64,1,1] w, float c)"
+        " => (float[1,64,5,5] y, float[1,64,5,5] z)"
+        "{ t = Conv(x, w) y = Mul(t, c) z = Conv(y, w) }"
+    ),
+    "the inner Conv is an output of the graph": (
+        "(float[1,4,5,5] x, float[6,4,1,1] w, float c) => (float[1,6,5,5] y, float[1,6,5,5] t)"
+        "{ t = Conv(x, w) y = Mul(t, c) }"
+    ),
+    "integers are not folded": (
+        "(int32[5,4] x, int32[4,6] w, int32[6] c) => (int32[5,6] y)"
+        "{ t = MatMul(x, w) y = Div(t, c) }"
+    ),
+}
+
+
+@pytest.mark.parametrize("reason", AFTER_REFUSED)
+def test_folding_after_is_refused(freeze: Freeze, reason: str) -> None:
+    assert_refuses(fold_affine_after, freeze("g " + AFTER_REFUSED[reason]), reason)
+
+
+@pytest.mark.parametrize(
+    ("operator", "number", "reason"),
+    [
+        ("Div", 0.0, "the constant is not finite, or zero and a divisor"),
+        ("Mul", float("nan"), "the constant is not finite, or zero and a divisor"),
+        ("Mul", 3e38, "folding overflows"),
+        ("Mul", 1e-45, "folding underflows"),
+        ("Add", 2.0**23, "the shift is so large that adding it rounds"),
+    ],
+)
+def test_numbers_that_rounding_would_spoil_are_refused(
+    freeze: Freeze, operator: str, number: float, reason: str
+) -> None:
+    model = freeze(
+        "g (float[1,4,5,5] x, float[6,4,1,1] w, float c) => (float[1,6,5,5] y)"
+        f"{{ t = Conv(x, w) y = {operator}(t, c) }}",
+        c=number,
+        w=9.0,
+    )
+    assert_refuses(fold_affine_after, model, reason)
+
+
+def test_small_weights_used_twice_are_copied(freeze: Freeze) -> None:
+    model = freeze(
+        "g (float[1,4,5,5] x, float[4,4,1,1] w, float c) => (float[1,4,5,5] y, float[1,4,5,5] z)"
+        "{ t = Conv(x, w) y = Mul(t, c) z = Conv(x, w) }"
+    )
+    original = model.clone()
+    run_pass(fold_affine_after, model)
+    assert ops(model) == ["Conv", "Conv"]
+    assert_same_outputs(original, model)
+
+
+# --- fold-batch-norm-after ---------------------------------------------------------------------
+
+
+def test_batch_norm_goes_into_the_convolution_before_it() -> None:
+    before = parse(
+        """g (float[1,1,3,3] x) => (float[1,2,3,3] y)
+        <float[2,1,1,1] w = {1, 2}, float[2] g = {3, 3}, float[2] b = {5, 6}, float[2] m = {1, 2},
+         float[2] v = {3.75, 0}>
+        { t = Conv(x, w)  y = BatchNormalization<epsilon=0.25>(t, g, b, m, v) }"""
+    )
+    after = parse(
+        """g (float[1,1,3,3] x) => (float[1,2,3,3] y)
+        <float[2,1,1,1] w = {1.5, 12}, float[2] b = {3.5, -6}> { y = Conv(x, w, b) }"""
+    )
+    assert_rewrites(fold_batch_norm_after, before, after)
+
+
+@pytest.mark.parametrize("dtype", ["float", "float16"])
+@pytest.mark.parametrize(
+    ("body", "expected"),
+    [
+        (
+            "(float[2,4,7,7] x, float[6,2,3,3] w, float[6] c, {}) => (float[2,6,5,5] y)"
+            "{{ t = Conv<group=2>(x, w, c) y = BatchNormalization(t, g, b, m, v) }}",
+            ["Conv"],
+        ),
+        (
+            "(float[2,4,7,7] x, float[4,3,3,3] w, {}) => (float[2,6,9,9] y)"
+            "{{ t = ConvTranspose<group=2>(x, w) y = BatchNormalization(t, g, b, m, v) }}",
+            ["ConvTranspose"],
+        ),
+        (
+            "(float[5,4] x, float[4,6] w, float[6] c, {}) => (float[5,6] y)"
+            "{{ t = Gemm(x, w, c) y = BatchNormalization(t, g, b, m, v) }}",
+            ["Gemm"],
+        ),
+        (
+            "(float[5,4] x, float[4,6] w, {}) => (float[5,6] y)"
+            "{{ t = MatMul(x, w) y = BatchNormalization(t, g, b, m, v) }}",
+            ["MatMul", "Add"],
+        ),
+        (
+            "(float[5,4] x, float[4,6] w, float[6] c, {}) => (float[5,6] y)"
+            "{{ t = MatMul(x, w) s = Add(t, c) y = BatchNormalization(s, g, b, m, v) }}",
+            ["MatMul", "Add"],
+        ),
+    ],
+)
+def test_numbers_stay_when_batch_norm_follows(
+    freeze: Freeze, body: str, expected: list[str], dtype: str
+) -> None:
+    model = freeze("g " + body.format(BATCH_NORM).replace("float", dtype))
+    original = model.clone()
+    run_pass(fold_batch_norm_after, model)
+    assert ops(model) == expected
+    assert_same_outputs(original, model)
+
+
+@pytest.mark.parametrize(
+    ("body", "reason"),
+    [
+        (
+            "(float[2,4,7] x, float[6,4,3] w, {}) => (float[2,6,5] y) {{ t = Conv(x, w)"
+            " y, a, b1 = BatchNormalization<training_mode=1>(t, g, b, m, v) }}",
+            "BatchNormalization is in training mode",
+        ),
+        (
+            "(float[2,6,4] x, float[4,5] w, {}) => (float[2,6,5] y)"
+            "{{ t = MatMul(x, w) y = BatchNormalization(t, g, b, m, v) }}",
+            "BatchNormalization is over another axis",
+        ),
+        (
+            "(float[2,4,7] x, float[6,4,3] w, {}) => (float[2,6,5] y)"
+            "{{ t = Conv(x, w) n = Neg(v) y = BatchNormalization(t, g, b, m, n) }}",
+            "parameters of BatchNormalization are not constant",
+        ),
+    ],
+)
+def test_batch_norm_after_is_refused(freeze: Freeze, body: str, reason: str) -> None:
+    assert_refuses(fold_batch_norm_after, freeze("g " + body.format(BATCH_NORM)), reason)
+
+
+def test_a_negative_variance_is_refused(freeze: Freeze) -> None:
+    model = freeze(
+        f"g (float[2,4,7] x, float[6,4,3] w, {BATCH_NORM}) => (float[2,6,5] y)"
+        "{ t = Conv(x, w) y = BatchNormalization(t, g, b, m, v) }",
+        v=-1.0,
+    )
+    assert_refuses(fold_batch_norm_after, model, "parameters of BatchNormalization are not finite")
+
+
+# --- fold-affine-before ------------------------------------------------------------------------
+
+
+def test_a_scale_before_a_padded_convolution_goes_into_its_weights() -> None:
+    before = parse(
+        """g (float[1,2,3,3] x) => (float[1,1,3,3] y)
+        <float[1,2,1,1] w = {1, 2}, float[2,1,1] c = {10, 100}>
+        { t = Mul(x, c)  y = Conv<pads=[1,1,1,1], strides=[2,2]>(t, w) }"""
+    )
+    after = parse(
+        """g (float[1,2,3,3] x) => (float[1,1,3,3] y) <float[1,2,1,1] w = {10, 200}>
+        { y = Conv<pads=[1,1,1,1], strides=[2,2]>(x, w) }"""
+    )
+    assert_rewrites(fold_affine_before, before, after)
+
+
+BEFORE = {
+    "conv without padding": (
+        "(float[2,4,7,7] x, float[6,2,3,3] w, float[6] b, float[1,4,1,1] c, float d)"
+        " => (float[2,6,5,5] y) { p = Mul(x, c) q = Sub(d, p) y = Conv<group=2>(q, w, b) }",
+        ["Conv"],
+    ),
+    "conv that says it is valid": (
+        "(float[2,4,7] x, float[6,4,3] w, float[4,1] c) => (float[2,6,5] y)"
+        '{ p = Add(x, c) y = Conv<auto_pad="VALID">(p, w) }',
+        ["Conv"],
+    ),
+    "pointwise conv, same padding": (
+        "(float[2,4,7] x, float[6,4,1] w, float[4,1] c) => (float[2,6,4] y)"
+        '{ p = Add(x, c) y = Conv<auto_pad="SAME_UPPER", strides=[2]>(p, w) }',
+        ["Conv"],
+    ),
+    "grouped transposed conv": (
+        "(float[2,4,7,7] x, float[4,3,3,3] w, float[6] b, float[4,1,1] c) => (float[2,6,9,9] y)"
+        "{ p = Div(x, c) y = ConvTranspose<group=2>(p, w, b) }",
+        ["ConvTranspose"],
+    ),
+    "pointwise grouped transposed conv": (
+        "(float[2,4,7,7] x, float[4,3,1,1] w, float[4,1,1] c) => (float[2,6,7,7] y)"
+        "{ p = Sub(x, c) y = ConvTranspose<group=2>(p, w) }",
+        ["ConvTranspose"],
+    ),
+    "gemm with both inputs transposed": (
+        "(float[4,5] x, float[6,4] w, float[4,1] c, float[4,1] d) => (float[5,6] y)"
+        "{ p = Mul(x, c) q = Add(p, d) y = Gemm<transA=1, transB=1, alpha=0.5>(q, w) }",
+        ["Gemm"],
+    ),
+    "gemm that lacks a bias": (
+        "(float[5,4] x, float[4,6] w, float[4] c) => (float[5,6] y)"
+        "{ p = Add(x, c) y = Gemm<alpha=2.0>(p, w) }",
+        ["Gemm"],
+    ),
+    "matmul and add": (
+        "(float[3,5,4] x, float[4,6] w, float[4] c, float[4] d, float[6] b) => (float[3,5,6] y)"
+        "{ p = Mul(x, c) q = Add(p, d) t = MatMul(q, w) y = Add(b, t) }",
+        ["MatMul", "Add"],
+    ),
+    "two users that both fold": (
+        "(float[3,4] x, float[4,6] w, float[4,6] w1, float[4] c) => (float[3,6] y, float[3,6] z)"
+        "{ p = Mul(x, c) y = MatMul(p, w) z = MatMul(p, w1) }",
+        ["MatMul", "MatMul"],
+    ),
+}
+
+
+@pytest.mark.parametrize(("case", "dtype"), with_dtypes(BEFORE))
+def test_numbers_stay_when_folding_before(freeze: Freeze, case: str, dtype: str) -> None:
+    body, expected = BEFORE[case]
+    model = freeze("g " + body.replace("float", dtype), d=0.25)
+    original = model.clone()
+    run_pass(fold_affine_before, model)
+    assert ops(model) == expected
+    assert_same_outputs(original, model)
+
+
+@pytest.mark.parametrize(
+    ("body", "reason"),
+    [
+        (
+            "(float[1,4,5] x, float[6,4,3] w, float[4,1] c) => (float[1,6,5] y)"
+            "{ p = Add(x, c) y = Conv<pads=[1,1]>(p, w) }",
+            "the shift does not reach the padding",
+        ),
+        (
+            "(float[1,4,5] x, float[6,4,3] w, float[4,1] c) => (float[1,6,5] y)"
+            '{ p = Add(x, c) y = Conv<auto_pad="SAME_UPPER">(p, w) }',
+            "the shift does not reach the padding",
+        ),
+        (
+            "(float[1,4,5] x, float[4,6,3] w, float[4,1] c) => (float[1,6,7] y)"
+            "{ p = Add(x, c) y = ConvTranspose(p, w) }",
+            "the shift does not reach the padding",
+        ),
+        (
+            "(float[3,4] x, float[4,6] w, float[4] c) => (float[3,6] y)"
+            "{ p = Add(x, c) y = MatMul(p, w) }",
+            "a MatMul has no bias to take the shift",
+        ),
+        (
+            "(float[1,4,5] x, float[6,4,3] w, float c) => (float[1,6,3] y, float[1,4,5] p)"
+            "{ p = Mul(x, c) y = Conv(p, w) }",
+            "what is folded stays, because others use it too",
+        ),
+        (
+            "(float[1,4,5] x, float[6,4,3] w, float[5] c) => (float[1,6,3] y)"
+            "{ p = Mul(x, c) y = Conv(p, w) }",
+            "the constant differs along more than the channels",
+        ),
+    ],
+)
+def test_folding_before_is_refused(freeze: Freeze, body: str, reason: str) -> None:
+    assert_refuses(fold_affine_before, freeze("g " + body), reason)
+
+
+# --- fold-batch-norm-before --------------------------------------------------------------------
+
+
+def test_batch_norm_goes_into_the_convolution_behind_it() -> None:
+    before = parse(
+        """g (float[1,2,3] x) => (float[1,1,3] y)
+        <float[1,2,1] w = {1, 2}, float[2] g = {3, 3}, float[2] b = {5, 6}, float[2] m = {1, 2},
+         float[2] v = {3.75, 0}>
+        { t = BatchNormalization<epsilon=0.25>(x, g, b, m, v)  y = Conv(t, w) }"""
+    )
+    after = parse(
+        """g (float[1,2,3] x) => (float[1,1,3] y)
+        <float[1,2,1] w = {1.5, 12}, float[1] b = {-8.5}> { y = Conv(x, w, b) }"""
+    )
+    assert_rewrites(fold_batch_norm_before, before, after)
+
+
+def test_batch_norm_before_a_padded_convolution_is_refused(freeze: Freeze) -> None:
+    model = freeze(
+        f"g (float[1,6,5] x, float[6,6,3] w, {BATCH_NORM}) => (float[1,6,5] y)"
+        "{ p = BatchNormalization(x, g, b, m, v) y = Conv<pads=[1,1]>(p, w) }"
+    )
+    assert_refuses(fold_batch_norm_before, model, "the shift does not reach the padding")
+
+
+@pytest.mark.parametrize("dtype", ["float", "float16"])
+def test_numbers_stay_when_batch_norm_precedes(freeze: Freeze, dtype: str) -> None:
+    text = (
+        f"g (float[5,6] x, float[6,4] w, float[4] c, {BATCH_NORM}) => (float[5,4] y)"
+        "{ p = BatchNormalization(x, g, b, m, v) t = MatMul(p, w) y = Add(t, c) }"
+    )
+    model = freeze(text.replace("float", dtype))
+    original = model.clone()
+    run_pass(fold_batch_norm_before, model)
+    assert ops(model) == ["MatMul", "Add"]
+    assert_same_outputs(original, model)
+
+
+# --- fold-scale-past-shift ---------------------------------------------------------------------
+
+
+def test_a_scale_passes_the_shift_that_padding_holds() -> None:
+    before = parse(
+        """g (float[1,2,3] x) => (float[1,1,3] y)
+        <float[1,2,3] w = {1, 2, 3, 4, 5, 6}, float[2,1] a = {2, 4}, float c = {8}>
+        { p = Mul(a, x) q = Sub(p, c)  y = Conv<pads=[1,1]>(q, w) }"""
+    )
+    after = parse(
+        """g (float[1,2,3] x) => (float[1,1,3] y)
+        <float[1,2,3] w = {2, 4, 6, 16, 20, 24}, float[2,1] c = {-4, -2}>
+        { q = Add(x, c)  y = Conv<pads=[1,1]>(q, w) }"""
+    )
+    assert_rewrites(fold_scale_past_shift, before, after)
+
+
+def test_a_scale_of_zero_does_not_pass_a_shift(freeze: Freeze) -> None:
+    model = freeze(
+        "g (float[1,2,3] x, float[1,2,3] w, float a, float c) => (float[1,1,3] y)"
+        "{ p = Mul(a, x) q = Add(p, c)  y = Conv<pads=[1,1]>(q, w) }",
+        a=0.0,
+    )
+    assert_refuses(fold_scale_past_shift, model, "folding overflows")
+
+
+@pytest.mark.parametrize("dtype", ["float", "float16"])
+def test_numbers_stay_when_a_scale_passes_a_shift(freeze: Freeze, dtype: str) -> None:
+    text = (
+        "g (float[2,4,7,7] x, float[6,2,3,3] w, float[6] b, float[4,1,1] v, float[1,4,1,1] c)"
+        " => (float[2,6,7,7] y)"
+        "{ p = Div(x, v) q = Add(c, p) y = Conv<pads=[1,1,1,1], group=2>(q, w, b) }"
+    )
+    model = freeze(text.replace("float", dtype))
+    original = model.clone()
+    run_pass(fold_scale_past_shift, model)
+    assert ops(model) == ["Add", "Conv"]
+    assert_same_outputs(original, model)
+
+
+# --- merge-affines -----------------------------------------------------------------------------
+
+
+def test_scales_and_shifts_in_a_row_merge() -> None:
+    before = parse(
+        """g (float[2,3] x) => (float[2,3] y)
+        <float[3] a = {1, 2, 3}, float b = {4}, float[3] c = {5, 6, 7}, float d = {2},
+         float e = {1}>
+        { p = Mul(x, a) q = Sub(p, b) r = Mul(c, q) s = Div(r, d) y = Add(e, s) }"""
+    )
+    after = parse(
+        """g (float[2,3] x) => (float[2,3] y)
+        <float[3] a = {2.5, 6, 10.5}, float[3] b = {-9, -11, -13}>
+        { p = Mul(x, a) y = Add(p, b) }"""
+    )
+    assert_rewrites(merge_affines, before, after)
+
+
+@pytest.mark.parametrize(
+    ("body", "reason"),
+    [
+        (
+            "(float[4,5] x, float[4,1] a, float[5] b) => (float[4,5] y)"
+            "{ p = Mul(x, a) y = Mul(p, b) }",
+            "the merged constant would be larger",
+        ),
+        (
+            "(int64[4] x, int64 a, int64 b) => (int64[4] y) { p = Mul(x, a) y = Div(p, b) }",
+            "integers are not folded",
+        ),
+        (
+            "(float[4] x, float big) => (float[4] y) { p = Add(x, big) y = Sub(p, big) }",
+            "the shift is so large that adding it rounds",
+        ),
+        (
+            "(float[4] x, float tiny) => (float[4] y) { p = Mul(x, tiny) y = Mul(p, tiny) }",
+            "folding underflows",
+        ),
+    ],
+)
+def test_merging_is_refused(freeze: Freeze, body: str, reason: str) -> None:
+    assert_refuses(
+        merge_affines, freeze("g " + body, a=2, b=3, big=1.5 * 2**23, tiny=1e-30), reason
+    )
+
+
+@pytest.mark.parametrize("dtype", ["float", "float16", "double"])
+def test_numbers_stay_when_merging(freeze: Freeze, dtype: str) -> None:
+    text = (
+        "g (float[3,4] x, float[4] a, float[4] b, float v, float d) => (float[3,4] y)"
+        "{ p = Mul(x, a) q = Add(p, b) r = Div(q, v) s = Sub(r, d) y = Add(s, b) }"
+    )
+    model = freeze(text.replace("float", dtype))
+    original = model.clone()
+    run_pass(merge_affines, model)
+    assert ops(model) == ["Mul", "Add"]
+    assert_same_outputs(original, model)
+
+
+def test_a_scalar_stays_a_scalar(freeze: Freeze) -> None:
+    model = freeze("g (float x, float a, float b) => (float y) { p = Mul(x, a) y = Mul(p, b) }")
+    original = model.clone()
+    run_pass(merge_affines, model)
+    assert ops(model) == ["Mul"]
+    assert_same_outputs(original, model)
+
+
+# --- fold-affine-into-batch-norm ---------------------------------------------------------------
+
+
+def test_a_scale_and_a_shift_go_into_batch_norm() -> None:
+    before = parse(
+        """g (float[1,2,3] x) => (float[1,2,3] y)
+        <float[2] g = {3, 3}, float[2] b = {5, 6}, float[2] m = {1, 2}, float[2] v = {4, 9},
+         float[2,1] c = {10, 100}, float d = {1}>
+        { p = Sub(x, d) t = BatchNormalization(p, g, b, m, v) y = Mul(t, c) }"""
+    )
+    after = parse(
+        """g (float[1,2,3] x) => (float[1,2,3] y)
+        <float[2] g = {30, 300}, float[2] b = {50, 600}, float[2] m = {2, 3}, float[2] v = {4, 9}>
+        { y = BatchNormalization(x, g, b, m, v) }"""
+    )
+    assert_rewrites(fold_affine_into_batch_norm, before, after)
+
+
+def test_a_scale_of_positions_stays_beside_batch_norm(freeze: Freeze) -> None:
+    model = freeze(
+        f"g (float[1,6,5] x, float[5] c, {BATCH_NORM}) => (float[1,6,5] y)"
+        "{ p = BatchNormalization(x, g, b, m, v) y = Mul(p, c) }"
+    )
+    assert_refuses(
+        fold_affine_into_batch_norm, model, "the constant differs along more than the channels"
+    )
+
+
+@pytest.mark.parametrize("dtype", ["float", "double"])
+def test_numbers_stay_when_folding_into_batch_norm(freeze: Freeze, dtype: str) -> None:
+    text = (
+        f"g (float[2,6,5] x, float[6,1] a, float c, {BATCH_NORM}) => (float[2,6,5] y)"
+        "{ p = Mul(x, a) q = Sub(c, p) r = BatchNormalization(q, g, b, m, v) y = Sub(c, r) }"
+    )
+    model = freeze(text.replace("float", dtype))
+    original = model.clone()
+    run_pass(fold_affine_into_batch_norm, model)
+    assert ops(model) == ["BatchNormalization"]
+    assert_same_outputs(original, model)
+
+
+# --- the pass ----------------------------------------------------------------------------------
+
+
+def test_rules_meet_in_the_middle(freeze: Freeze) -> None:
+    """A chain on both sides of two convolutions ends up as the two convolutions."""
+    model = freeze(
+        f"g (float[1,4,9,9] x, float[6,4,3,3] w, float[6,6,3,3] w1, float a, float c, {BATCH_NORM})"
+        " => (float[1,6,7,7] y)"
+        "{ p = Mul(x, a) q = Sub(c, p) r = Conv(q, w) s = BatchNormalization(r, g, b, m, v)"
+        " t = Mul(s, a) u = Conv<pads=[1,1,1,1]>(t, w1) k = Add(u, c) y = Div(k, a) }"
+    )
+    original = model.clone()
+    run_pass(FuseAffine(), model)
+    assert ops(model) == ["Conv", "Conv"]
+    assert_same_outputs(original, model)
