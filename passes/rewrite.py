@@ -14,7 +14,7 @@ from typing import Any
 import onnx_ir as ir
 
 from burnish.passes.context import PassContext
-from burnish.passes.edit import discard, remove_unused, replace_value, take_names
+from burnish.passes.edit import discard, remove_unused, replace_value, take_names, use_count
 from burnish.passes.match import Match, NearMiss, match_at
 from burnish.passes.pattern import Pattern
 from burnish.passes.rule import Builder, NoMatch, Operand, Rule
@@ -189,7 +189,7 @@ class _Driver:
     def place_constants(self, graph: ir.Graph, node: ir.Node, builder: Builder) -> None:
         """Register new constants; a function cannot hold initializers, so there they are nodes."""
         for value in builder.initializers:
-            if not value.uses():
+            if not use_count(value):
                 continue
             if not self.in_function:
                 graph.register_initializer(value)
@@ -215,7 +215,7 @@ class _Driver:
         seeds += list(outputs)
         for leaf in leaves:
             producer = leaf.producer()
-            if producer is not None and len(leaf.uses()) == 1:
+            if producer is not None and use_count(leaf) == 1:
                 seeds.append(leaf)
         frontier, seen = seeds, set()
         for _ in range(self.depth):

@@ -29,6 +29,7 @@ import onnx_ir as ir
 from burnish.passes.base import Pass
 from burnish.passes.constant import as_array, is_constant
 from burnish.passes.context import PassContext
+from burnish.passes.edit import use_count
 from burnish.passes.match import attribute_of
 from burnish.passes.pattern import Pattern, node_names, trace
 
@@ -89,7 +90,7 @@ class Operand:
     @property
     def uses(self) -> int:
         """Number of uses as a node's input."""
-        return len(self.value.uses())
+        return use_count(self.value)
 
 
 Replacement = Any  # ir.Value | Operand | tuple of those | NoMatch
