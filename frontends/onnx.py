@@ -79,7 +79,7 @@ def load(source: object) -> Loaded:
     if isinstance(source, (str, os.PathLike)):
         return _from_file(Path(os.fsdecode(source)))
     raise InputError(
-        f"a {type(source).__name__} is no model",
+        f"an object of type {type(source).__name__} is no model",
         hint="give a path, bytes, onnx.ModelProto or onnx_ir.Model",
     )
 

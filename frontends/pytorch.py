@@ -173,7 +173,7 @@ def _as_example(given: object, where: str) -> Example:
         example = Example(*given)
     if not isinstance(example, Example) or not isinstance(example.module, torch.nn.Module):
         raise InputError(
-            f"{where} gives a {type(given).__name__}, not a module with its inputs",
+            f"{where} gives an object of type {type(given).__name__}, not a module with its inputs",
             hint=_SIGNATURE,
         )
     if isinstance(example.args, torch.Tensor):
@@ -263,7 +263,7 @@ def _with_torchscript(
             args,
             str(path),
             kwargs=kwargs,
-            input_names=[name for name, value in given.items() if value is not None],
+            input_names=[name for name, value in given.items() if _tensors(value)],
             output_names=output_names or None,
             opset_version=opset,
             dynamic_axes={name: dict(axes) for name, axes in example.dynamic_axes.items()},

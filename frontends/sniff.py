@@ -56,7 +56,7 @@ def _zip(head: bytes) -> tuple[str, str]:
     if b"data.pkl" in head:
         return "a PyTorch checkpoint", "export the module with torch.onnx.export"
     if b"archive_format" in head or b"archive_version" in head:
-        return "a PyTorch exported program", "name it .pt2, or use --frontend pytorch"
+        return "a PyTorch exported program", "give it a name that ends in .pt2"
     if b".npy" in head:
         return "a NumPy archive", "give a model"
     return "a zip archive", "unpack it first"

@@ -365,4 +365,4 @@ def test_sparse_initializers_and_maps(proto: onnx.ModelProto) -> None:
 
 
 def test_what_is_no_model() -> None:
-    assert "a int is no model" in refusal(7)
+    assert "an object of type int is no model" in refusal(7)

@@ -3,9 +3,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import onnx
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from burnish.backends import onnxruntime
 from burnish.errors import InputError
@@ -121,6 +125,27 @@ def test_undefined_names(body: str, message: str) -> None:
 def test_an_output_that_would_need_an_inputs_name() -> None:
     with pytest.raises(InputError, match="'x' is the name of an input and of an output"):
         load(HEAD + "g (float[2] x) => (float[2] x) { x = Neg(x) }")
+
+
+@given(
+    st.lists(
+        st.tuples(st.sampled_from("abc"), st.sampled_from("xabc"), st.sampled_from("xabc")),
+        min_size=1,
+        max_size=12,
+    )
+)
+def test_programs_that_reassign_their_variables(steps: list[tuple[str, str, str]]) -> None:
+    """A node list with repeated names means what the same lines mean in Python."""
+    variables: dict[str, np.ndarray[Any, Any]] = {"x": X}
+    lines = []
+    for target, left, right in steps:
+        left, right = (name if name in variables else "x" for name in (left, right))
+        variables[target] = variables[left] - variables[right] / 2
+        lines += [f"h = Constant<value = float {{0.5}}>() half = Mul({right}, h)"]
+        lines += [f"{target} = Sub({left}, half)"]
+    last = steps[-1][0]
+    found, _ = outputs(f"g (float[2] x) => (float[2] {last}) {{ {' '.join(lines)} }}")
+    np.testing.assert_array_equal(found[last], variables[last])
 
 
 def test_two_inputs_of_one_name() -> None:
