@@ -11,7 +11,7 @@ import subprocess
 import sys
 import sysconfig
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -19,6 +19,9 @@ from burnish.backends import measure, onnxruntime
 from burnish.passes.report import ModelStats
 from burnish.tools import zoo
 from burnish.tools.present import progress, show, size, table
+
+if TYPE_CHECKING:
+    from rich.table import Table
 
 MODEL = "ppocrv6-rec"
 CALIBRATION_LINES = 64
@@ -35,23 +38,37 @@ class Row(NamedTuple):
     score: float
 
 
-def main(folder: Path) -> None:
-    """Run the demo; the models and samples are left in `folder`."""
+class Result(NamedTuple):
+    """What the demo measured."""
+
+    before: Row
+    after: Row
+    timing: measure.Comparison
+
+
+def main(folder: Path) -> Result:
+    """Run the demo and print its table; the models and samples are left in `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
     source = zoo.fetch(MODEL)
-    samples, result = folder / "samples", folder / "ppocrv6-rec.int8.onnx"
+    samples, optimized = folder / "samples", folder / "ppocrv6-rec.int8.onnx"
     write_samples(samples)
     command = [
         str(Path(sysconfig.get_path("scripts")) / "optimize"),
-        *(str(source), "-o", str(result), "--passes", "fuse,quant", "--calib", str(samples)),
+        *(str(source), "-o", str(optimized), "--passes", "fuse,quant", "--calib", str(samples)),
         *("--report", str(folder / "report.json")),
     ]
     show(" ".join(["$", "optimize", *command[1:]]))
     subprocess.run(command, check=True)
-    before, after = row(source, "before"), row(result, "after")
-    timing = time_both(source, result)
+    before, after = row(source, "before"), row(optimized, "after")
+    result = Result(before, after, time_both(source, optimized))
+    show(as_table(result))
+    return result
+
+
+def as_table(result: Result) -> Table:
+    """Put what was measured side by side."""
+    before, after, timing = result
     speedup = timing["after"]
-    metric = zoo.metric(MODEL)
     rows = [
         ("nodes", str(before.nodes), str(after.nodes), f"{after.nodes / before.nodes:.2f}"),
         ("file", size(before.bytes), size(after.bytes), f"{after.bytes / before.bytes:.2f}"),
@@ -62,13 +79,13 @@ def main(folder: Path) -> None:
             f"{speedup.speedup:.2f}x faster ({speedup.low:.2f} to {speedup.high:.2f})",
         ),
         (
-            f"{metric.name} ({EVALUATION_LINES} lines)",
+            f"exact match ({EVALUATION_LINES} lines)",
             f"{before.score:.3f}",
             f"{after.score:.3f}",
             f"{100 * (after.score - before.score):+.1f} points",
         ),
     ]
-    show(table("PP-OCRv6 rec, fuse,quant, one thread", ("", "before", "after", ""), rows))
+    return table("PP-OCRv6 rec, fuse,quant, one thread", ("", "before", "after", ""), rows)
 
 
 def write_samples(folder: Path) -> None:
