@@ -189,6 +189,8 @@ def _match_value(
     if pattern in match.values:
         if match.values[pattern] is value:
             yield match
+        elif isinstance(pattern, Variable):
+            near.note(match, f"{pattern.name} stands for two different values")
         return
     if isinstance(pattern, Either):
         for option in pattern.options:

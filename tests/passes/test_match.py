@@ -78,8 +78,9 @@ def test_backtracking_over_nested_commuted_operators() -> None:
 
 
 def test_the_same_variable_must_be_the_same_value() -> None:
-    found, _ = find(lambda op, a: op.Mul(a, op.Sigmoid(a)), "{ t = Sigmoid(z)  y = Mul(x, t) }")
+    found, near = find(lambda op, a: op.Mul(a, op.Sigmoid(a)), "{ t = Sigmoid(z)  y = Mul(x, t) }")
     assert found is None
+    assert near.reason == "a stands for two different values"
     found, _ = find(lambda op, a: op.Mul(a, op.Sigmoid(a)), "{ t = Sigmoid(x)  y = Mul(x, t) }")
     assert found is not None
 
