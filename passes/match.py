@@ -138,12 +138,12 @@ def _match_node(
         return
     if any(other is node for other in match.nodes.values()):
         return
-    for name, wanted in pattern.attributes.items():
-        if not _attribute_matches(node, name, wanted, opset):
-            near.note(match, f"attribute {name} of {node.op_type} differs")
-            return
     branch = match.copy()
     branch.nodes[pattern] = node
+    for name, wanted in pattern.attributes.items():
+        if not _attribute_matches(node, name, wanted, opset):
+            near.note(branch, f"attribute {name} of {node.op_type} differs")
+            return
     for values in _input_orders(pattern, node):
         yield from _match_values(
             tuple(zip(pattern.inputs, values, strict=True)), branch, node, opset, near
