@@ -30,13 +30,13 @@ from burnish.passes.cleanup.evaluate import (
     predicted_size,
 )
 from burnish.passes.cleanup.partial import FOLLOWED, Partial, follow, partial_of
-from burnish.passes.cleanup.static_reshape import static_form
+from burnish.passes.cleanup.static_reshape import expands_to_itself, static_form
 from burnish.passes.constant import tensor_of
 from burnish.passes.context import PassContext
 from burnish.passes.edit import names_of, remove_unused, replace_value, take_names
 from burnish.passes.options import option
 from burnish.passes.rule import Builder
-from burnish.passes.shapes import infer_shapes
+from burnish.passes.shapes import infer_node, infer_shapes
 
 MIB = 2**20
 _SMALL = 64 * 1024  # bytes no one counts
@@ -55,7 +55,12 @@ class Fold(Pass):
     """Computes what does not depend on the inputs, and fills in shapes that are known."""
 
     name: ClassVar[str] = "fold"
-    rule_names: ClassVar[tuple[str, ...]] = ("fold", "lift-constant", "static-reshape")
+    rule_names: ClassVar[tuple[str, ...]] = (
+        "lift-constant",
+        "fold",
+        "static-reshape",
+        "static-expand",
+    )
     budget: int = option(
         64 * MIB, help="most bytes one result may be larger than the constants it replaces", min=0
     )
@@ -136,8 +141,11 @@ class _Folding:
             if node in self.computed and node.graph is not None:
                 self.place(node)
         for node in order:
-            if node.graph is not None and node.op_type == "Reshape" and node.domain == "":
-                self.fill_in_shape(node)
+            if node.graph is not None and node.domain == "":
+                if node.op_type == "Reshape":
+                    self.fill_in_shape(node)
+                elif node.op_type == "Expand":
+                    self.drop_expand(node)
 
     # --- down -----------------------------------------------------------------------------------
 
@@ -222,6 +230,9 @@ class _Folding:
             if not value.name:
                 continue
             size = self.size_of(value)
+            if size is None:
+                infer_node(node, self.opset_imports)
+                size = self.size_of(value)
             if size is None and node.op_type not in _BOUNDED:
                 return "the size of the result is not known beforehand"
             if size is not None and size > self.most_bytes(node):
@@ -248,6 +259,9 @@ class _Folding:
 
     def set(self, value: ir.Value, array: np.ndarray) -> None:
         self.arrays[value] = array
+        if value.shape is None or value.type is None:  # what comes after it may be sized by it
+            value.shape = ir.Shape(array.shape)
+            value.type = ir.TensorType(ir.DataType.from_numpy(array.dtype))
         partial = partial_of(array)
         if partial is not None:
             self.partials[value] = partial
@@ -379,6 +393,20 @@ class _Folding:
                 new = form.build(op, data)
                 self.splice(op, node)
                 replace_value(node.outputs[0], new)
+                remove_unused([node])
+
+    def drop_expand(self, node: ir.Node) -> None:
+        """Remove an Expand to a computed shape that turns out to be the shape there is."""
+        data, shape = node.inputs[:2]
+        partial = None if shape is None else self.partials.get(shape)
+        if data is None or partial is None or partial.array is not None:
+            return
+        if not expands_to_itself(data, partial.elements):
+            self.ctx.refuse("static-expand", node, "the shape may change")
+            return
+        with self.ctx.rewrite("static-expand", node) as go:
+            if go:
+                replace_value(node.outputs[0], data)
                 remove_unused([node])
 
     def splice(self, op: Builder, node: ir.Node) -> None:

@@ -77,9 +77,8 @@ def _(op: Any, x: Operand, node: ir.Node) -> Any:
     wanted = ints_of(node, "", 1)
     if node.op_type == "Reshape" and wanted is not None:
         same = _reshapes_to_itself(x, wanted, node)
-    elif node.op_type in ("Expand", "Tile") and wanted is not None:
-        same = x.rank is not None and len(wanted) <= x.rank and set(wanted) <= {1}
-        same = same or same_shape(x.value, node.outputs[0])
+    elif node.op_type == "Expand":
+        same = wanted is not None and _expands_to_itself(x, wanted)
     else:
         same = same_shape(x.value, node.outputs[0])
     return x if same else NoMatch("the shape changes or is not known")
@@ -98,6 +97,15 @@ def _reshapes_to_itself(x: Operand, wanted: tuple[int, ...], node: ir.Node) -> b
     ]
     # All but one agree, so the -1 can only be the size that is there.
     return not open_axes or (len(open_axes) == 1 and wanted[open_axes[0]] == -1)
+
+
+def _expands_to_itself(x: Operand, wanted: tuple[int, ...]) -> bool:
+    """Whether every size of a constant target is 1 or x's own."""
+    dims = x.dims
+    if dims is None or len(dims) < len(wanted):
+        return False
+    tail = dims[len(dims) - len(wanted) :]
+    return all(size in (1, dim) for size, dim in zip(wanted, tail, strict=True))
 
 
 @rule

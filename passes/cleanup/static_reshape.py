@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A Reshape whose target is computed, though enough is known of it to write it down."""
+"""A Reshape or Expand whose target is computed, though enough is known of it to write it down."""
 
 from __future__ import annotations
 
@@ -96,3 +96,12 @@ def _left_over(longer: Sequence[Element], shorter: Sequence[Element]) -> tuple[i
         else:
             return None
     return tuple(axes) if at == len(shorter) else None
+
+
+def expands_to_itself(data: ir.Value, target: Sequence[Element]) -> bool:
+    """Whether an Expand of `data` to a partly known shape is known to leave it as it is."""
+    dims = _sizes(data)
+    if data.shape is None or len(target) > len(dims):
+        return False
+    tail = dims[len(dims) - len(target) :]
+    return all(size == 1 or _equal(size, dim) for size, dim in zip(target, tail, strict=True))

@@ -1,0 +1,484 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Constant folding: what is computed, what is not and why, and how little it may cost."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+
+from burnish.backends.onnxruntime import session
+from burnish.errors import BurnishError
+from burnish.passes.cleanup import evaluate
+from burnish.passes.cleanup.fold import MIB, Fold
+from burnish.testing import (
+    assert_refuses,
+    assert_rewrites,
+    assert_same_outputs,
+    parse,
+    refusals,
+    rewrites,
+    run_pass,
+)
+
+
+def op_types(model: ir.Model) -> list[str]:
+    """Return the operators of all nodes, inner graphs included."""
+    return [node.op_type for node in model.graph.all_nodes()]
+
+
+def test_a_constant_chain_becomes_one_initializer() -> None:
+    before = parse(
+        "g (float[2] x) => (float[2] y) <float[2] w = {1, 2}> "
+        "{ a = Add(w, w)  b = Sqrt(a)  c = Sigmoid(b)  y = Mul(x, c) }"
+    )
+    after = parse("g (float[2] x, float[2] c) => (float[2] y) { y = Mul(x, c) }")
+    c = after.graph.inputs.pop()
+    c.const_value = ir.tensor((1 / (1 + np.exp(-np.sqrt([2, 4])))).astype(np.float32))
+    after.graph.register_initializer(c)
+    original = before.clone()
+    run_pass("fold", before)
+    assert op_types(before) == ["Mul"]
+    assert set(before.graph.initializers) == {"c"}
+    assert_same_outputs(original, before)
+    assert_same_outputs(after, before)
+
+
+def test_constant_nodes_become_initializers_that_keep_their_names() -> None:
+    before = parse(
+        "g (float[2] x) => (float[2] y) "
+        "{ w = Constant<value_floats = [1.0, 2.0]>()  i = Constant<value_int = 1>() "
+        "s = Constant<value_ints = [2]>()  a = Mul(x, w)  b = Reshape(a, s) "
+        "c = Gather(b, i)  y = Add(b, c) }"
+    )
+    original = before.clone()
+    ctx = run_pass("fold", before)
+    assert rewrites(ctx) == {"lift-constant": 3}
+    assert set(before.graph.initializers) == {"w", "i", "s"}
+    assert_same_outputs(original, before)
+
+
+def test_shapes_are_folded_as_far_as_they_are_known() -> None:
+    before = parse(
+        "g (float[N,3,4] x) => (int64[2] y, int64 size) <int64[2] i = {1, 2}, int64 j = {1}> "
+        "{ s = Shape(x)  a = Gather(s, i)  b = Gather(s, j)  y = Mul(a, b) "
+        "z = Transpose(a)  size = ReduceProd<keepdims = 0>(z) }"
+    )
+    run_pass("fold", before)
+    assert op_types(before) == ["Identity", "Identity"]
+    values = [node.inputs[0].const_value.numpy() for node in before.graph]  # type: ignore[union-attr]
+    assert [value.tolist() for value in values] == [[9, 12], 12]
+
+
+def test_shape_with_start_and_end() -> None:
+    before = parse(
+        "g (float[N,3,4] x) => (y) { s = Shape<start = 1, end = -1>(x)  y = Identity(s) }"
+    )
+    run_pass("fold,simplify", before)
+    (identity,) = before.graph
+    assert identity.inputs[0].const_value.numpy().tolist() == [3]  # type: ignore[union-attr]
+
+
+def test_an_initializer_that_is_an_input_is_no_constant() -> None:
+    before = parse("g (float[2] x, float[2] w = {1, 2}) => (y) { a = Neg(w)  y = Add(x, a) }")
+    assert not rewrites(run_pass("fold", before))
+
+
+@pytest.mark.parametrize(
+    ("expression", "reason"),
+    [
+        ("RandomNormalLike(w)", "it is random"),
+        ("RandomUniformLike(w)", "it is random"),
+        ("Bernoulli(w)", "it is random"),
+        ("Dropout(w, half, yes)", "it is random"),
+        ("QuantizeLinear(w, half)", "it belongs to a quantized model"),
+        ("DequantizeLinear(q, half)", "it belongs to a quantized model"),
+        ("Div(q, zero)", "a whole-number division that may fail"),
+        ("Mod(q, zero)", "a whole-number division that may fail"),
+        ("Expand(w, many)", "a large array computed from little"),
+        ("Tile(w, many)", "a large array computed from little"),
+        ("ConstantOfShape(many)", "a large array computed from little"),
+        ("ConstantOfShape(most)", "the result is larger than the budget"),
+        ("Range(zero, big, one)", "a large array computed from little"),
+    ],
+)
+def test_is_refused(expression: str, reason: str) -> None:
+    before = parse(
+        f"g (float[2] x) => (y, x2) <float[2] w = {{1, 2}}, int32 q = {{1}}, int32 zero = {{0}}, "
+        "int32 one = {1}, int32 big = {1000000}, float half = {0.5}, bool yes = {1}, "
+        f"int64[1] many = {{100000}}, int64[1] most = {{100000000000}}> "
+        f"{{ a = {expression.replace('Expand(w', 'Expand(half')}  y = Identity(a)  x2 = Abs(x) }}"
+    )
+    assert_refuses("fold", before, reason)
+
+
+def test_a_large_array_that_shrinks_again_is_folded() -> None:
+    before = parse(
+        "g (float[1] x) => (y) <float one = {1}, int64[1] many = {100000}> "
+        "{ a = Expand(one, many)  s = ReduceSum<keepdims = 0>(a)  y = Add(x, s) }"
+    )
+    original = before.clone()
+    run_pass("fold", before)
+    assert op_types(before) == ["Add"]
+    assert_same_outputs(original, before)
+
+
+def test_small_inputs_of_a_large_result_are_folded() -> None:
+    before = parse(
+        "g (float[100001] x) => (y) <float one = {1}, int64[1] n = {100000}, int64[1] i = {1}> "
+        "{ s = Add(n, i)  a = Expand(one, s)  y = Add(x, a) }"
+    )
+    run_pass("fold", before)
+    assert op_types(before) == ["Expand", "Add"]
+
+
+def weights(dtype: str, count: int, node: str) -> ir.Model:
+    """Return a model with a weight of some size that a node transforms."""
+    model = parse(f"g (float[1] x, {dtype}[{count}] w) => (y) {{ a = {node}  y = Mul(x, a) }}")
+    w = model.graph.inputs.pop()
+    assert w.dtype is not None
+    w.const_value = ir.tensor(np.ones(count, w.dtype.numpy()))
+    model.graph.register_initializer(w)
+    return model
+
+
+def test_a_weight_stored_in_fewer_bits_stays_packed() -> None:
+    model = weights("float16", 100_000, "Cast<to = 1>(w)")
+    assert_refuses("fold", model, "stored in fewer bits")
+
+
+def test_a_weight_that_only_changes_its_layout_is_folded() -> None:
+    model = weights("float", 100_000, "Neg(w)")
+    run_pass("fold", model)
+    assert op_types(model) == ["Mul"]
+
+
+def test_the_budget_counts_what_is_added() -> None:
+    # w is used elsewhere too, so the result comes on top of it.
+    model = weights("float", 100_000, "Neg(w)")
+    extra = ir.Node("", "Abs", [model.graph.initializers["w"]], num_outputs=1)
+    extra.outputs[0].name = "z"
+    model.graph.insert_before(model.graph.node(0), extra)
+    model.graph.outputs.append(extra.outputs[0])
+    assert_refuses(Fold(budget=100_000), model.clone(), "the result is larger than the budget")
+    run_pass(Fold(budget=MIB), model)
+    assert op_types(model) == ["Identity", "Mul"]
+
+
+def test_folds_in_inner_graphs_and_from_outside_them() -> None:
+    before = parse(
+        """g (bool c, float[2] x) => (float[2] y) <float[2] w = {1, 2}> {
+            v = Neg(w)
+            y = If(c) <
+                then_branch = t () => (float[2] a) { b = Abs(v)  d = Exp(b)  a = Add(x, d) },
+                else_branch = e () => (float[2] f) { f = Constant<value_floats = [1.0, 2.0]>() }
+            >
+        }"""
+    )
+    original = before.clone()
+    run_pass("fold", before)
+    assert op_types(before) == ["If", "Add", "Constant"]
+    for flag in (True, False):
+        feeds = {"c": np.array(flag), "x": np.ones(2, np.float32)}
+        assert_same_outputs(original, before, feeds=feeds)
+
+
+def test_folds_in_functions_into_constant_nodes() -> None:
+    before = parse(
+        """<ir_version: 10, opset_import: ["" : 21, "local" : 1]>
+        g (float[2] x) => (float[2] y) { y = local.f(x) }
+        <domain: "local", opset_import: ["" : 21]>
+        f (x) => (y) {
+            one = Constant<value_floats = [1.0, 2.0]>()
+            a = Add(one, one)  b = Erf(a)  y = Mul(x, b)
+        }"""
+    )
+    original = before.clone()
+    run_pass("fold", before)
+    (function,) = before.functions.values()
+    assert [node.op_type for node in function] == ["Constant", "Mul"]
+    assert_same_outputs(original, before)
+
+
+def test_attributes_given_by_a_caller_are_not_known() -> None:
+    before = parse(
+        """<ir_version: 10, opset_import: ["" : 21, "local" : 1]>
+        g (float[2] x) => (float[2] y) { y = local.f<alpha = 2.0>(x) }
+        <domain: "local", opset_import: ["" : 21]>
+        f <alpha> (x) => (y) {
+            one = Constant<value_floats = [-1.0, 2.0]>()
+            a = LeakyRelu<alpha: float = @alpha>(one)  y = Mul(x, a)
+        }"""
+    )
+    assert not rewrites(run_pass("fold", before))
+
+
+def test_one_operator_without_a_kernel_does_not_keep_the_others_from_folding() -> None:
+    before = parse(
+        "g (float[2] x) => (y, u) <float[2] w = {1, 2}, bfloat16[2] h = {1, 2}> "
+        "{ a = Exp(w)  b = Erf(h)  y = Mul(x, a)  u = Cast<to = 1>(b) }"
+    )
+    ctx = run_pass("fold", before)
+    assert "Exp" not in op_types(before)
+    assert "the runtime cannot compute it" in refusals(ctx)["fold"]
+
+
+def test_operator_sets_of_old() -> None:
+    before = parse(
+        '<ir_version: 4, opset_import: ["" : 9]> g (float[2,3] x) => (float[4] y) '
+        "<float[1,4] w = {1, 2, 3, 4}> "
+        "{ s = Squeeze<axes = [0]>(w)  c = Slice<starts = [1], ends = [9], axes = [0]>(s) "
+        "m = ReduceMax(c)  u = Unsqueeze<axes = [0]>(m)  y = Add(s, u) }"
+    )
+    original = before.clone()
+    run_pass("fold", before)
+    assert op_types(before) == ["Identity"]
+    assert_same_outputs(original, before)
+
+
+def test_a_model_without_the_default_operator_set_is_left_alone() -> None:
+    model = parse(
+        '<ir_version: 10, opset_import: ["ai.onnx.ml" : 3]> g () => (float[2] y) '
+        "<float[2] w = {1, 2}> { y = ai.onnx.ml.Binarizer(w) }"
+    )
+    assert not rewrites(run_pass("fold", model))
+
+
+def test_an_external_weight_is_viewed_not_read(tmp_path: object) -> None:
+    """Transposing a mapped weight costs no memory until it is written."""
+    from pathlib import Path
+
+    assert isinstance(tmp_path, Path)
+    data = np.arange(6, dtype=np.float32).reshape(2, 3)
+    (tmp_path / "w.bin").write_bytes(data.tobytes())
+    model = parse("g (float[2] x, float[2,3] w) => (y) { t = Transpose(w)  y = MatMul(t, x) }")
+    w = model.graph.inputs.pop()
+    w.const_value = ir.ExternalTensor(
+        "w.bin",
+        0,
+        data.nbytes,
+        ir.DataType.FLOAT,
+        shape=ir.Shape([2, 3]),
+        name="w",
+        base_dir=tmp_path,
+    )
+    model.graph.register_initializer(w)
+    original = model.clone()
+    run_pass("fold", model)
+    (folded,) = model.graph.initializers.values()
+    assert folded.const_value is not None
+    array = folded.const_value.numpy()
+    assert array.base is not None
+    assert not array.flags.owndata
+    assert_same_outputs(original, model)
+
+
+# --- shapes that are partly known ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("inputs", "nodes", "op_type", "argument"),
+    [
+        (  # split heads: both sizes are of the same axes before
+            "float[N,S,6] x",
+            "s = Shape(x)  n = Slice(s, _0, _1)  l = Slice(s, _1, _2) "
+            "c = Concat<axis = 0>(n, l, _3, _2)  y = Reshape(x, c)",
+            "Reshape",
+            [0, 0, 3, 2],
+        ),
+        (  # an unknown size, and a -1 that was there before
+            "float[N,S,6] x",
+            "s = Shape(x)  i = Squeeze(_1)  l = Gather(s, i)  k = Unsqueeze(l, _0) "
+            "t = Transpose(x)  c = Concat<axis = 0>(_3, k, minus)  y = Reshape(t, c)",
+            "Reshape",
+            [3, 0, -1],
+        ),
+        (  # one unknown size in another place
+            "float[N,6] x",
+            "s = Shape(x)  n = Slice(s, _0, _1)  c = Concat<axis = 0>(_3, n, _2) y = Reshape(x, c)",
+            "Reshape",
+            [3, -1, 2],
+        ),
+        (  # an axis of 1 between two unknown sizes
+            "float[N,S] x, float[S] w",
+            "a = Shape(x)  n = Slice(a, _0, _1)  l = Shape(w)  c = Concat<axis = 0>(n, _1, l) "
+            "y = Reshape(x, c)",
+            "Unsqueeze",
+            [1],
+        ),
+        (
+            "float[N,1,S] x, float[S] w",
+            "a = Shape(x)  n = Slice(a, _0, _1)  l = Shape(w)  c = Concat<axis = 0>(n, l) "
+            "y = Reshape(x, c)",
+            "Squeeze",
+            [1],
+        ),
+    ],
+)
+def test_a_computed_target_is_written_down(
+    inputs: str, nodes: str, op_type: str, argument: list[int]
+) -> None:
+    constants = ", ".join(f"int64[1] _{number} = {{{number}}}" for number in range(4))
+    before = parse(f"g ({inputs}) => (y) <{constants}, int64[1] minus = {{-1}}> {{ {nodes} }}")
+    original = before.clone()
+    run_pass("fold", before)
+    node = before.graph.outputs[0].producer()
+    assert node is not None
+    assert node.op_type == op_type
+    target = node.inputs[1]
+    assert target is not None
+    assert target.const_value is not None
+    assert target.const_value.numpy().tolist() == argument
+    for rows, columns in ((2, 3), (1, 1), (0, 3)):
+        feeds = {}
+        for value in original.graph.inputs:
+            assert value.shape is not None
+            sizes = {"N": rows, "S": columns}
+            dims = [dim if isinstance(dim, int) else sizes[str(dim)] for dim in value.shape]
+            feeds[value.name or ""] = np.ones(dims, np.float32)
+        if rows == 0 and op_type == "Reshape" and argument[0] != 0:
+            with pytest.raises(BurnishError), session(original) as running:
+                running.run(feeds)  # a computed 0 means 'copy' too: it never worked
+        else:
+            assert_same_outputs(original, before, feeds=feeds)
+
+
+def test_an_empty_batch_speaks_against_a_guess() -> None:
+    """[N, S * 6] has one computed size left; a -1 for it would fail where N is 0."""
+    before = parse(
+        "g (float[N,S,6] x) => (y) <int64[1] z = {0}, int64[1] o = {1}, int64[1] t = {2}, "
+        "int64[1] six = {6}> { s = Shape(x)  n = Slice(s, z, o)  l = Slice(s, o, t) "
+        "m = Mul(l, six)  c = Concat<axis = 0>(n, m)  y = Reshape(x, c) }"
+    )
+    assert_refuses("fold", before, "too many sizes are unknown")
+
+
+def test_an_expand_to_the_shape_there_is_goes() -> None:
+    # As exporters spell it: sizes of -1 stand for 1.
+    before = parse(
+        "g (float[N,4] x) => (y) <int64[1] z = {0}, int64[1] o = {1}, int64[1] minus = {-1}, "
+        "int64[2] ones = {1, 1}> { s = Shape(x)  n = Slice(s, z, o) "
+        "c = Concat<axis = 0>(n, minus)  e = Equal(c, minus)  w = Where(e, ones, c) "
+        "a = Expand(x, w)  y = Neg(a) }"
+    )
+    after = parse("g (float[N,4] x) => (y) { y = Neg(x) }")
+    assert_rewrites("fold", before, after)
+
+
+def test_an_expand_to_another_size_stays() -> None:
+    before = parse(
+        "g (float[N,4] x, float[M,4] z) => (y) { s = Shape(z)  a = Expand(x, s)  y = Neg(a) }"
+    )
+    assert_refuses("fold", before, "the shape may change")
+
+
+# --- NumPy against the runtime -------------------------------------------------------------------
+
+INTS = np.array([[-7, 7, 3], [2, -1, 100]], np.int64)
+OTHER = np.array([[2, -2, 3], [5, 4, -7]], np.int64)
+FLOATS = np.array([[0.0, -0.0, 1.5], [-2.5, 1e30, 3.25]], np.float32)
+AXIS, SHAPE = np.array([1]), np.array([3, -1])
+
+CALLS = [
+    ("Abs", [FLOATS], {}),
+    ("Add", [FLOATS, FLOATS[:1]], {}),
+    ("And", [INTS > 0, OTHER > 0], {}),
+    ("Cast", [FLOATS[:1]], {"to": ir.DataType.INT64}),
+    ("Cast", [INTS], {"to": ir.DataType.INT8}),
+    ("Cast", [FLOATS], {"to": ir.DataType.BOOL}),
+    ("Cast", [FLOATS], {"to": ir.DataType.FLOAT16}),
+    ("CastLike", [INTS, FLOATS], {}),
+    ("Ceil", [FLOATS], {}),
+    ("Concat", [INTS, OTHER], {"axis": -1}),
+    ("ConstantOfShape", [np.array([2, 0])], {}),
+    ("Div", [INTS, OTHER], {}),
+    ("Div", [FLOATS, FLOATS + 1], {}),
+    ("Equal", [INTS, OTHER], {}),
+    ("Expand", [FLOATS, np.array([2, 1, 1])], {}),
+    ("Flatten", [FLOATS], {"axis": -1}),
+    ("Floor", [FLOATS], {}),
+    ("Gather", [FLOATS, np.array([[-1, 0]])], {"axis": 1}),
+    ("Greater", [FLOATS, FLOATS.T.reshape(2, 3)], {}),
+    ("GreaterOrEqual", [INTS, OTHER], {}),
+    ("Identity", [FLOATS], {}),
+    ("Less", [FLOATS, -FLOATS], {}),
+    ("LessOrEqual", [INTS, OTHER], {}),
+    ("Max", [INTS, OTHER, -INTS], {}),
+    ("Min", [INTS, OTHER], {}),
+    ("Mod", [INTS, OTHER], {}),
+    ("Mod", [INTS, OTHER], {"fmod": 1}),
+    ("Mul", [FLOATS, FLOATS[:, :1]], {}),
+    ("Neg", [FLOATS], {}),
+    ("Not", [INTS > 0], {}),
+    ("Or", [INTS > 0, OTHER > 0], {}),
+    ("Range", [np.array(7), np.array(-4), np.array(-3)], {}),
+    ("ReduceMax", [INTS, AXIS], {"keepdims": 0}),
+    ("ReduceMin", [INTS], {}),
+    ("ReduceProd", [INTS, AXIS], {}),
+    ("ReduceSum", [INTS, np.array([], np.int64)], {"noop_with_empty_axes": 1}),
+    ("ReduceSum", [INTS, -AXIS], {}),
+    ("Reshape", [FLOATS, SHAPE], {}),
+    ("Reshape", [FLOATS, np.array([0, 3, 1])], {}),
+    ("Shape", [FLOATS], {"start": -1}),
+    ("Size", [FLOATS], {}),
+    ("Slice", [INTS, np.array([-1]), np.array([-(2**31)]), AXIS, np.array([-2])], {}),
+    ("Slice", [INTS, np.array([1, 0]), np.array([2**40, -1])], {}),
+    ("Sqrt", [np.abs(FLOATS)], {}),
+    ("Squeeze", [FLOATS[:1], np.array([0])], {}),
+    ("Squeeze", [FLOATS[:1]], {}),
+    ("Sub", [FLOATS, FLOATS[:1]], {}),
+    ("Tile", [INTS, np.array([2, 1])], {}),
+    ("Transpose", [FLOATS], {}),
+    ("Unsqueeze", [FLOATS, np.array([0, -1])], {}),
+    # The runtime's Where loses the sign of a zero, which NumPy keeps.
+    ("Where", [INTS > 0, FLOATS + 1, FLOATS[:1] + 1], {}),
+    ("Xor", [INTS > 0, OTHER > 0], {}),
+]
+
+
+def test_every_operator_of_the_table_is_compared() -> None:
+    assert {call[0] for call in CALLS} == set(evaluate._TABLE)
+
+
+@pytest.mark.parametrize(
+    ("op_type", "inputs", "attributes"), CALLS, ids=lambda item: str(item)[:24]
+)
+def test_numpy_gives_the_bits_of_the_runtime(
+    op_type: str, inputs: list[np.ndarray], attributes: dict[str, int]
+) -> None:
+    tensors = {
+        ir.Value(name=f"x{index}"): ir.tensor(np.array(array, order="C"))
+        for index, array in enumerate(inputs)
+    }
+    attrs = [ir.convenience.convert_attribute(name, item) for name, item in attributes.items()]
+    node = ir.Node("", op_type, list(tensors), attrs, num_outputs=1)
+    node.outputs[0].name = "y"
+    user = ir.Node("", "Identity", [node.outputs[0]], num_outputs=1)
+    (ours,) = evaluate.evaluate(node, inputs, 21)
+    (theirs,) = evaluate.evaluate_together([node], tensors, {"": 21}).values()
+    assert ours.dtype == theirs.dtype
+    assert ours.shape == theirs.shape
+    assert ours.tobytes() == theirs.tobytes()
+    assert user.op_type == "Identity"
+
+
+@pytest.mark.parametrize(
+    ("op_type", "inputs", "attributes"),
+    [
+        ("Cast", [np.array([1e20, np.nan], np.float32)], {"to": ir.DataType.INT32}),
+        ("Div", [np.array([1]), np.array([0])], {}),
+        ("Div", [np.array([-(2**63)]), np.array([-1])], {}),
+        ("Sqrt", [np.array([-1.0], np.float32)], {}),
+        ("Range", [np.array(0.0), np.array(1.0), np.array(0.1)], {}),
+        ("Exp", [FLOATS], {}),
+        ("Gather", [FLOATS, np.array([9])], {}),
+    ],
+    ids=lambda item: str(item)[:24],
+)
+def test_numpy_leaves_the_rest_to_the_runtime(
+    op_type: str, inputs: list[np.ndarray], attributes: dict[str, int]
+) -> None:
+    attrs = [ir.convenience.convert_attribute(name, item) for name, item in attributes.items()]
+    node = ir.Node("", op_type, [ir.Value(name="x") for _ in inputs], attrs, num_outputs=1)
+    with pytest.raises(evaluate.Undecided):
+        evaluate.evaluate(node, inputs, 21)
