@@ -40,6 +40,7 @@ BUILT_IN: dict[str, str] = {
     "quant": "burnish.passes.quant:Quant",
     "quant-static": "burnish.passes.quant:QuantStatic",
     "quant-dynamic": "burnish.passes.quant:QuantDynamic",
+    "quant-tables": "burnish.passes.quant:QuantTables",
     "graphsurgeon": "burnish.passes.graphsurgeon:GraphSurgeon",
     "onnx-ir": "burnish.passes.onnxir:OnnxIR",
     "onnxscript": "burnish.passes.onnxscript:OnnxScript",

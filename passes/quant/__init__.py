@@ -16,8 +16,9 @@ from burnish.passes.options import option
 from burnish.passes.quant.dynamic import QuantDynamic
 from burnish.passes.quant.ready import is_quantized
 from burnish.passes.quant.static import QuantStatic
+from burnish.passes.quant.tables import QuantTables
 
-__all__ = ["Quant", "QuantDynamic", "QuantStatic", "is_quantized"]
+__all__ = ["Quant", "QuantDynamic", "QuantStatic", "QuantTables", "is_quantized"]
 
 
 @dataclass(frozen=True)
@@ -26,7 +27,8 @@ class Quant(Group):
 
     mode=auto quantizes Conv statically, if there is calibration data, and MatMul and Gemm
     dynamically: on CPUs that is as fast as static int8, and ranges follow each input.
-    mode=static and mode=dynamic quantize everything they can in that one way.
+    mode=static and mode=dynamic quantize everything they can in that one way. Large embedding
+    tables become int8 in every mode.
     """
 
     name: ClassVar[str] = "quant"
@@ -45,7 +47,7 @@ class Quant(Group):
     exclude: tuple[str, ...] = option((), help="glob patterns of names of nodes that stay float")
 
     def expand(self) -> tuple[Pass, ...]:
-        """Return the static pass, the dynamic pass, or both."""
+        """Return the static pass, the dynamic pass, or both, and the pass for tables."""
         auto = self.mode == "auto"
         static = QuantStatic(
             calibrate=self.calibrate,
@@ -56,4 +58,6 @@ class Quant(Group):
             optional=auto,
         )
         dynamic = QuantDynamic(per_channel=self.per_channel, exclude=self.exclude)
-        return {"auto": (static, dynamic), "static": (static,), "dynamic": (dynamic,)}[self.mode]
+        tables = QuantTables(exclude=self.exclude)
+        products = {"auto": (static, dynamic), "static": (static,), "dynamic": (dynamic,)}
+        return (*products[self.mode], tables)

@@ -57,9 +57,11 @@ class QuantParams:
     def quantize(self, x: Array) -> Array:
         """Round to integers as ONNX's QuantizeLinear does."""
         info = np.iinfo(self.dtype)
-        q = np.rint(x.astype(np.float32, copy=False) / self._along(self.scale, x.ndim))
-        q = q + self._along(self.zero_point, x.ndim).astype(np.float32)
-        return np.clip(q, info.min, info.max).astype(self.dtype)
+        q = np.divide(x, self._along(self.scale, x.ndim), dtype=np.float32)
+        np.rint(q, out=q)
+        q += self._along(self.zero_point, x.ndim).astype(np.float32)
+        np.clip(q, info.min, info.max, out=q)
+        return q.astype(self.dtype)
 
     def dequantize(self, q: Array) -> NDArray[np.float32]:
         """Return the numbers that integers stand for, as ONNX's DequantizeLinear does."""
