@@ -110,7 +110,7 @@ def weight_params(weights: Array, axis: int | None, bits: int = 8) -> QuantParam
     if bits not in (7, 8):
         raise ValueError(f"bits must be 7 or 8, got {bits}")
     others = tuple(i for i in range(weights.ndim) if i != axis) if axis is not None else None
-    largest = np.abs(weights.astype(np.float32, copy=False)).max(axis=others)
+    largest = np.maximum(weights.max(axis=others), -weights.min(axis=others)).astype(np.float32)
     levels = 127 if bits == 8 else 64
     scale = np.where(largest > 0, largest / np.float32(levels), np.float32(1.0))
     scale = np.maximum(scale, np.float32(_LEAST_SCALE)).astype(np.float32)

@@ -1,0 +1,105 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Small networks with random weights, samples for them, and a look at what the runtime runs."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import pytest
+
+from burnish.passes.calibration import CalibrationSource
+from burnish.testing import parse
+
+Build = Callable[..., ir.Model]
+Samples = Callable[..., CalibrationSource]
+Census = Callable[[ir.Model], Counter[str]]
+Error = Callable[[ir.Model, ir.Model], float]
+
+
+@pytest.fixture
+def build() -> Build:
+    """Make a model from text, with random normal weights: `build(text, w=(8, 3, 3, 3), b=(8,))`.
+
+    Weights are scaled by the root of their fan-in so that activations keep their size.
+    """
+
+    def make(text: str, opset: int = 21, **weights: tuple[int, ...] | np.ndarray) -> ir.Model:
+        header = f'<ir_version: 10, opset_import: ["" : {opset}]>'
+        model = parse(header + text)
+        rng = np.random.default_rng(0)
+        by_name = {value.name: value for node in model.graph for value in node.inputs if value}
+        for name, given in weights.items():
+            if isinstance(given, np.ndarray):
+                array = given
+            else:
+                fan_in = int(np.prod(given[1:] if len(given) > 2 else given[:-1])) or 1
+                array = rng.normal(0, fan_in**-0.5, given).astype(np.float32)
+            tensor = ir.tensor(array, name=name)
+            value = by_name[name]
+            value.const_value, value.shape = tensor, ir.Shape(array.shape)
+            value.dtype = tensor.dtype
+            model.graph.register_initializer(value)
+        return model
+
+    return make
+
+
+@pytest.fixture
+def samples() -> Samples:
+    """Give a model standard normal inputs: `samples(model, shape, count=8)`."""
+
+    def make(model: ir.Model, *shape: int, count: int = 8, seed: int = 1) -> CalibrationSource:
+        name = model.graph.inputs[0].name or ""
+
+        def feeds() -> list[Mapping[str, np.ndarray]]:
+            rng = np.random.default_rng(seed)
+            return [{name: rng.normal(0, 1, shape).astype(np.float32)} for _ in range(count)]
+
+        return CalibrationSource.from_iterable(feeds, model.graph.inputs)
+
+    return make
+
+
+@pytest.fixture
+def census(tmp_path: Path) -> Census:
+    """Count the operators of the graph that ONNX Runtime really runs, fully optimized."""
+
+    def count(model: ir.Model) -> Counter[str]:
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.optimized_model_filepath = str(tmp_path / "optimized.onnx")
+        options.log_severity_level = 3
+        proto = ir.to_proto(model).SerializeToString()
+        onnxruntime.InferenceSession(proto, options, providers=["CPUExecutionProvider"])
+        optimized = onnx.load(tmp_path / "optimized.onnx")
+        return Counter(node.op_type for node in optimized.graph.node)
+
+    return count
+
+
+@pytest.fixture
+def error() -> Error:
+    """Relative RMS difference of the outputs of two models on fresh random inputs."""
+
+    def difference(before: ir.Model, after: ir.Model) -> float:
+        from burnish.backends import measure, onnxruntime
+
+        with onnxruntime.session(before) as old, onnxruntime.session(after) as new:
+            feeds = measure.random_feeds(old, seed=7)
+            worst = 0.0
+            for name, expected in old.run(feeds).items():
+                actual = new.run(feeds)[name]
+                assert actual.shape == expected.shape
+                worst = max(
+                    worst,
+                    float(np.linalg.norm(actual - expected)) / float(np.linalg.norm(expected)),
+                )
+        return worst
+
+    return difference
