@@ -65,8 +65,8 @@ def optimize(
     """Optimize a model.
 
     Args:
-        source: A file, bytes, `onnx.ModelProto`, `onnx_ir.Model` (edited in place), or anything
-            else a frontend loads.
+        source: A file, bytes, `onnx.ModelProto`, `onnx_ir.Model`, or anything else a frontend
+            loads; it is not changed.
         passes: Pipeline text, a pass, or several.
         output: Where to write the result; nothing is written if anything fails.
         target: What the model is optimized for.
@@ -91,6 +91,12 @@ def optimize(
     on = target if isinstance(target, Target) else Target.parse(target)
     loaded = frontends.load(source)
     model = loaded.model
+    opset = model.opset_imports.get("", 0)
+    if opset > on.max_opset:
+        raise InputError(
+            f"{_describe(source)} imports opset {opset}; target {on.name} runs up to {on.max_opset}",
+            hint="export it at a lower opset",
+        )
     samples = _calibration(calibration, model)
     guard = Guard(verify, samples, seed)
     ctx = PassContext(on, samples, seed, [*instruments, guard], warnings=list(loaded.notes))

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import burnish.frontends.onnx as onnx_frontend
 from burnish.errors import InputError, VerificationError, require
 from burnish.frontends import Loaded, digest
-from burnish.frontends.reference import is_reference, resolve
+from burnish.references import is_reference, resolve_function
 
 if TYPE_CHECKING:
     import numpy as np
@@ -155,7 +155,7 @@ def export(
 
 
 def _call(reference: str) -> Example:
-    function = resolve(reference)
+    function = resolve_function(reference)
     try:
         returned = function()
     except Exception as error:

@@ -13,9 +13,7 @@ from __future__ import annotations
 import contextlib
 import difflib
 import hashlib
-import importlib
 import itertools
-import sys
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass
@@ -26,6 +24,7 @@ import numpy as np
 import onnx_ir as ir
 
 from burnish.errors import InputError
+from burnish.references import resolve_function
 
 Feeds = dict[str, np.ndarray]
 Factory = Callable[[], Iterable[Mapping[str, Any]]]
@@ -332,22 +331,10 @@ class _Member:
 
 
 def _function(where: str) -> Factory:
-    module_name, _, name = where.partition(":")
-    with _importable_from_here():
-        try:
-            module = importlib.import_module(module_name)
-        except ImportError as error:
-            raise InputError(
-                f"calibration data {where!r}: module {module_name!r} cannot be imported: {error}",
-                hint="check the name, and that it lies in the current folder or is installed",
-            ) from error
-    function = getattr(module, name, None)
-    if not callable(function):
-        near = difflib.get_close_matches(name, dir(module), n=1)
-        raise InputError(
-            f"calibration data {where!r}: module {module_name!r} has no function {name!r}",
-            hint=f"did you mean {near[0]!r}?" if near else None,
-        )
+    try:
+        function = resolve_function(where)
+    except InputError as error:
+        raise InputError(f"calibration data {where!r}: {error}") from error
 
     def samples() -> Iterator[Mapping[str, Any]]:
         try:
@@ -361,20 +348,6 @@ def _function(where: str) -> Factory:
             ) from error
 
     return samples
-
-
-@contextlib.contextmanager
-def _importable_from_here() -> Iterator[None]:
-    """Let imports find modules in the current folder, as `python -m` does, after all others."""
-    here = str(Path.cwd())
-    added = here not in sys.path
-    if added:
-        sys.path.append(here)
-    try:
-        yield
-    finally:
-        if added:
-            sys.path.remove(here)
 
 
 @contextlib.contextmanager

@@ -21,9 +21,9 @@ from burnish.passes.base import Pass
 from burnish.passes.context import PassContext
 from burnish.passes.fingerprint import fingerprint
 from burnish.passes.options import options_of
-from burnish.passes.reference import reference_to, resolve
 from burnish.passes.report import all_graphs
 from burnish.passes.shapes import forget_shapes
+from burnish.references import reference_to, resolve
 
 
 @dataclass(frozen=True)

@@ -168,7 +168,7 @@ def test_plain_tuple(module_name: str) -> None:
 @pytest.mark.parametrize(
     ("reference", "message"),
     [
-        ("{}:mak", "has no function 'mak'; did you mean 'make'?"),
+        ("{}:mak", "has no attribute 'mak'; did you mean 'make'?"),
         ("{}:broken", "failed: RuntimeError: no weights; it must return"),
         ("{}:nothing", "gives an object of type int, not a module with its inputs"),
         ("{}_bad:make", "ModuleNotFoundError: No module named 'nowhere_to_be_found'"),

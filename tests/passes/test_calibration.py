@@ -96,7 +96,7 @@ def test_function_is_imported_from_the_current_folder(
     source = CalibrationSource.open("my_samples_a:samples", INPUTS)
     assert [feeds["ids"].tolist() for feeds in source] == [[0], [1], [2]]
     assert len(source) == 3
-    with pytest.raises(InputError, match="no function 'sample'; did you mean 'samples'"):
+    with pytest.raises(InputError, match="no attribute 'sample'; did you mean 'samples'"):
         CalibrationSource.open("my_samples_a:sample", INPUTS)
     with pytest.raises(InputError, match="failed: RuntimeError: disk on fire"):
         list(CalibrationSource.open("my_samples_a:broken", INPUTS))

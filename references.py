@@ -6,12 +6,15 @@ from __future__ import annotations
 import contextlib
 import difflib
 import importlib
+import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from burnish.errors import InputError
+
+_REFERENCE = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*")
 
 
 def resolve(text: str) -> Any:
@@ -41,6 +44,24 @@ def resolve(text: str) -> Any:
             )
         found = getattr(found, name)
     return found
+
+
+def resolve_function(text: str) -> Callable[..., Any]:
+    """Import and return the function that `module:function` names.
+
+    Raises:
+        InputError: as for `resolve`, or what it names cannot be called.
+    """
+    found = resolve(text)
+    if not callable(found):
+        raise InputError(f"{text!r} names {type(found).__name__}, not a function")
+    function: Callable[..., Any] = found
+    return function
+
+
+def is_reference(text: str) -> bool:
+    """Whether the text has the form `package.module:function`, and is not a file's name."""
+    return _REFERENCE.fullmatch(text) is not None and not Path(text).exists()
 
 
 def reference_to(item: Any) -> str | None:
@@ -76,4 +97,4 @@ def _nearest(name: str, names: list[str]) -> str:
 
 
 def _one_line(error: BaseException) -> str:
-    return str(error).partition("\n")[0]
+    return " ".join(str(error).split())

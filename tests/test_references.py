@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from burnish.errors import InputError
-from burnish.passes.reference import reference_to, resolve
+from burnish.references import reference_to, resolve
 
 
 @pytest.fixture
