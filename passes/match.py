@@ -189,8 +189,9 @@ def _match_value(
     if pattern in match.values:
         if match.values[pattern] is value:
             yield match
-        elif isinstance(pattern, Variable):
-            near.note(match, f"{pattern.name} stands for two different values")
+        else:
+            what = pattern.name if isinstance(pattern, Variable) else f"an input of {user.op_type}"
+            near.note(match, f"{what} stands for two different values")
         return
     if isinstance(pattern, Either):
         for option in pattern.options:
