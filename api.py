@@ -94,7 +94,7 @@ def optimize(
     opset = model.opset_imports.get("", 0)
     if opset > on.max_opset:
         raise InputError(
-            f"{_describe(source)} imports opset {opset}; target {on.name} runs up to {on.max_opset}",
+            f"the model imports opset {opset}; target {on.name} runs up to {on.max_opset}",
             hint="export it at a lower opset",
         )
     samples = _calibration(calibration, model)
