@@ -4,9 +4,11 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Mapping
+from types import ModuleType
+from typing import Any, cast
 
 import onnx_ir as ir
 
@@ -29,41 +31,55 @@ def infer_shapes(model: ir.Model) -> None:
     model.meta[_INFERRED] = True
     if not _has_unknown(model):
         return
-    from onnx_shape_inference import SYM_DATA_KEY, infer_symbolic_shapes
-
+    library = _library()
     # A shape that cannot be inferred makes rules refuse; it is no reason to fail a build.
-    with contextlib.suppress(Exception), _sound_broadcasting():
-        infer_symbolic_shapes(model, warn_on_missing=False)
+    with contextlib.suppress(Exception):
+        library.infer_symbolic_shapes(model, warn_on_missing=False)
     # The library's notes to itself would otherwise be written to the file.
     for graph in all_graphs(model):
         for node in graph:
             for value in node.outputs:
-                value.metadata_props.pop(SYM_DATA_KEY, None)
+                value.metadata_props.pop(library.SYM_DATA_KEY, None)
 
 
-@contextlib.contextmanager
-def _sound_broadcasting() -> Iterator[None]:
-    """Within the context, two sizes of different names broadcast to a size that is neither.
+@functools.cache
+def _library() -> ModuleType:
+    """Import the shape inference library, and correct where it guesses.
 
-    The library takes the first of the two. But that one may be 1 where the other is not, and a
-    rule that trusts the name removes an Expand that is needed.
+    A rule that trusts a guessed shape removes an operator that is needed. So:
+    - Of two sizes of different names, broadcasting takes the first; but that one may be 1 where
+      the other is not. Here the result is a size that is neither.
+    - Squeeze without axes, or with axes it cannot read, keeps every size that is not known to be 1.
+      Here nothing is known of the result then.
     """
+    import onnx_shape_inference as library
     from onnx_shape_inference import _broadcast
 
-    original = _broadcast._broadcast_dim
+    library.registry.collect()
+    broadcast_dim = _broadcast._broadcast_dim
+    squeeze = library.registry.get("", "Squeeze", version=13)
 
-    def broadcast(a: int | ir.SymbolicDim, b: int | ir.SymbolicDim) -> Any:
+    def sound_broadcast_dim(a: int | ir.SymbolicDim, b: int | ir.SymbolicDim) -> Any:
         if isinstance(a, ir.SymbolicDim) and isinstance(b, ir.SymbolicDim) and a != b:
             # Of valid operands, the larger size wins.
             names = sorted((str(a), str(b)))
             return ir.SymbolicDim(f"max({names[0]}, {names[1]})")
-        return original(a, b)
+        return broadcast_dim(a, b)
 
-    _broadcast._broadcast_dim = broadcast
-    try:
-        yield
-    finally:
-        _broadcast._broadcast_dim = original
+    def sound_squeeze(context: Any, node: ir.Node) -> None:
+        data = node.inputs[0]
+        axes = node.inputs[1] if len(node.inputs) > 1 else None
+        written = "axes" in node.attributes
+        known = ir.convenience.get_const_tensor(axes) is not None if axes else written
+        static = data is not None and data.shape is not None and data.shape.is_static()
+        if known or (axes is None and static):
+            squeeze(context, node)
+        elif data is not None and data.dtype is not None:
+            context.set_dtype(node.outputs[0], data.dtype)
+
+    _broadcast._broadcast_dim = sound_broadcast_dim
+    library.registry.register("", "Squeeze", since_version=1)(sound_squeeze)
+    return cast(ModuleType, library)
 
 
 def forget_shapes(model: ir.Model) -> None:
@@ -98,19 +114,19 @@ def infer_node(
     if like is not None and like.shape and len(node.outputs) == 1 and node.op_type in _WINDOWED:
         node.outputs[0].shape, node.outputs[0].type = like.shape, like.type
         return
-    from onnx_shape_inference import SYM_DATA_KEY, ShapeInferenceContext, registry
-
-    registry.collect()
-    infer = registry.get(node.domain, node.op_type, version=opset_imports.get(node.domain, 1))
+    library = _library()
+    infer = library.registry.get(
+        node.domain, node.op_type, version=opset_imports.get(node.domain, 1)
+    )
     if infer is None:
         return
-    context = ShapeInferenceContext(opset_imports)
+    context = library.ShapeInferenceContext(opset_imports)
     # Any failure leaves the shape unknown, which is always safe.
-    with contextlib.suppress(Exception), _sound_broadcasting():
+    with contextlib.suppress(Exception):
         infer(context, node)
     for value in node.outputs:
         _forget_names(value, context.generated_dim_names)
-        value.metadata_props.pop(SYM_DATA_KEY, None)
+        value.metadata_props.pop(library.SYM_DATA_KEY, None)
 
 
 def _forget_names(value: ir.Value, made_up: frozenset[str]) -> None:

@@ -55,3 +55,23 @@ def test_no_notes_of_the_library_stay_in_the_model() -> None:
     infer_shapes(model)
     for node in model.graph:
         assert not any(value.metadata_props for value in node.outputs)
+
+
+@pytest.mark.parametrize(
+    ("nodes", "known"),
+    [
+        ("a = Squeeze(x)", False),  # N may be 1
+        ("a = Squeeze(x, axes)", False),
+        ("i = Constant<value = int64[1] {1}>()  a = Squeeze(x, i)", True),
+        ("c = Slice(x, one, two)  a = Squeeze(z)", True),
+    ],
+)
+def test_squeeze_is_known_where_its_axes_are(nodes: str, known: bool) -> None:
+    model = parse(
+        "g (float[N,1,4] x, float[1,3] z, int64[K] axes) => (y) "
+        f"<int64[1] one = {{1}}, int64[1] two = {{2}}> {{ {nodes}  y = Neg(a) }}"
+    )
+    infer_shapes(model)
+    (a,) = [v for node in model.graph for v in node.outputs if v.name == "a"]
+    assert (a.shape is not None) == known
+    assert a.dtype == ir.DataType.FLOAT
