@@ -13,7 +13,6 @@ import onnx_ir as ir
 import pytest
 
 from burnish.passes.calibration import CalibrationSource
-from burnish.testing import parse
 
 Build = Callable[..., ir.Model]
 Samples = Callable[..., CalibrationSource]
@@ -29,22 +28,16 @@ def build() -> Build:
     """
 
     def make(text: str, opset: int = 21, **weights: tuple[int, ...] | np.ndarray) -> ir.Model:
-        header = f'<ir_version: 10, opset_import: ["" : {opset}]>'
-        model = parse(header + text)
+        proto = onnx.parser.parse_model(f'<ir_version: 10, opset_import: ["" : {opset}]> {text}')
         rng = np.random.default_rng(0)
-        by_name = {value.name: value for node in model.graph for value in node.inputs if value}
         for name, given in weights.items():
             if isinstance(given, np.ndarray):
                 array = given
             else:
                 fan_in = int(np.prod(given[1:] if len(given) > 2 else given[:-1])) or 1
                 array = rng.normal(0, fan_in**-0.5, given).astype(np.float32)
-            tensor = ir.tensor(array, name=name)
-            value = by_name[name]
-            value.const_value, value.shape = tensor, ir.Shape(array.shape)
-            value.dtype = tensor.dtype
-            model.graph.register_initializer(value)
-        return model
+            proto.graph.initializer.append(onnx.numpy_helper.from_array(array, name))
+        return ir.from_proto(proto)
 
     return make
 

@@ -1,0 +1,156 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The `quant` group: its modes, what it leaves alone, and a real model."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+
+import burnish
+from burnish.passes.pipeline import Pipeline
+from burnish.passes.quant import Quant, is_quantized
+from burnish.testing import parse, rewrites, run_pass, structural_difference
+
+Build = Any
+Samples = Any
+Error = Any
+
+MIXED = """g (float[N,8,8,8] x) => (float[N,20] y) {
+    a = Conv(x, w1)
+    r = Relu(a)
+    m = GlobalAveragePool(r)
+    f = Flatten(m)
+    y = Gemm(f, w2, b2)
+}"""
+MIXED_WEIGHTS = {"w1": (32, 8, 1, 1), "w2": (32, 20), "b2": (20,)}
+
+
+def test_expansion_and_text() -> None:
+    auto = Pipeline.parse("quant{calibrate=entropy exclude=head.*}").expand()
+    assert str(auto) == (
+        "quant-static{calibrate=entropy ops=Conv exclude=head.* optional=true},"
+        "quant-dynamic{exclude=head.*},quant-tables{exclude=head.*}"
+    )
+    assert Pipeline.parse(str(auto)) == auto
+    assert str(Pipeline.of("quant{mode=static}").expand()) == "quant-static,quant-tables"
+    assert str(Pipeline.of("quant{mode=dynamic}").expand()) == "quant-dynamic,quant-tables"
+
+
+def test_with_data_conv_is_static_and_gemm_dynamic(
+    build: Build, samples: Samples, error: Error
+) -> None:
+    model = build(MIXED, **MIXED_WEIGHTS)
+    before = model.clone()
+    ctx = run_pass("quant", model, calibration=samples(model, 2, 8, 8, 8))
+    assert rewrites(ctx) == {"quant-conv": 1, "quant-gemm": 1}
+    assert ctx.warnings == []
+    assert error(before, model) < 0.03
+
+
+def test_without_data_one_line_says_what_data_would_add(build: Build, error: Error) -> None:
+    model = build(MIXED, **MIXED_WEIGHTS)
+    before = model.clone()
+    ctx = run_pass("quant", model)
+    assert rewrites(ctx) == {"quant-gemm": 1}
+    assert ctx.warnings == [
+        "1 Conv stay float: sample inputs (--calib) would let them be quantized too"
+    ]
+    assert error(before, model) < 0.02
+
+
+def test_without_data_and_without_conv_there_is_nothing_to_say(build: Build) -> None:
+    model = build("g (float[N,32] x) => (float[N,24] y) { y = MatMul(x, w) }", w=(32, 24))
+    assert run_pass("quant", model).warnings == []
+
+
+QUANTIZED = [
+    "q = QuantizeLinear(x, s, z) y = DequantizeLinear(q, s, z)",
+    "q, t, u = DynamicQuantizeLinear(x) i = MatMulInteger(q, wq) y = Cast <to = 1> (i)",
+]
+
+
+@pytest.mark.parametrize("body", QUANTIZED)
+@pytest.mark.parametrize("passes", ["quant", "quant{mode=static}", "quant{mode=dynamic}"])
+def test_a_model_that_is_quantized_in_part_is_passed_through(
+    build: Build, samples: Samples, body: str, passes: str
+) -> None:
+    model = build(
+        f"g (float[N,32] x) => (float[N,32] y, float[N,24] p) {{ p = MatMul(x, w) {body} }}",
+        w=(32, 24),
+        s=np.array(0.1, np.float32),
+        z=np.array(0, np.uint8),
+        wq=np.ones((32, 32), np.int8),
+    )
+    before = model.clone()
+    ctx = run_pass(passes, model, calibration=samples(model, 4, 32))
+    assert rewrites(ctx) == {}
+    assert len(ctx.warnings) == 1
+    assert "already quantized" in ctx.warnings[0]
+    assert structural_difference(before, model) is None
+
+
+def test_the_result_is_passed_through_when_it_comes_again(
+    build: Build, samples: Samples, tmp_path: Any
+) -> None:
+    model = build(MIXED, **MIXED_WEIGHTS)
+    calibration = samples(model, 2, 8, 8, 8)
+    burnish.optimize(model, "quant", calibration=calibration, output=tmp_path / "one.onnx")
+    _, report = burnish.optimize(
+        tmp_path / "one.onnx", "quant", calibration=calibration, output=tmp_path / "two.onnx"
+    )
+    assert len(report.warnings) == 1
+    assert (tmp_path / "one.onnx").read_bytes() == (tmp_path / "two.onnx").read_bytes()
+
+
+def test_is_quantized_looks_everywhere() -> None:
+    assert is_quantized(parse("g (float[4] x) => (float[4] y) { y = Neg(x) }")) is None
+    inside = parse("""g (uint8[4] x, bool c, float s) => (float[4] y) {
+        y = If(c) <
+            then_branch = t () => (float[4] p) { p = DequantizeLinear(x, s) },
+            else_branch = e () => (float[4] q) { q = Cast <to = 1> (x) }
+        >
+    }""")
+    assert is_quantized(inside) == "1 DequantizeLinear"
+    contributed = ir.from_onnx_text("""
+        <ir_version: 10, opset_import: ["" : 21, "com.microsoft" : 1]>
+        g (float[4,4] x, uint8[4,4] w, float s) => (float[4,4] y) {
+            y = com.microsoft.DynamicQuantizeMatMul(x, w, s)
+        }""")
+    assert is_quantized(contributed) == "1 DynamicQuantizeMatMul"
+
+
+def test_options_are_checked() -> None:
+    for text in ("quant{percentile=20}", "quant{calibrate=mse}", "quant{mode=fast}"):
+        with pytest.raises(burnish.InputError):
+            Pipeline.parse(text)
+    assert Quant(percentile=99.9).percentile == 99.9
+
+
+@pytest.mark.zoo
+def test_a_real_model_gets_small_and_stays_accurate(tmp_path: Any) -> None:
+    """PP-OCRv6 rec: opset 11, weights behind Identity, residual stream, decomposed norms."""
+    from burnish.backends import onnxruntime
+    from burnish.tools import zoo
+
+    source = zoo.fetch("ppocrv6-rec")
+    for name in ("one.onnx", "two.onnx"):
+        burnish.optimize(
+            source,
+            "cleanup,fuse,quant",
+            calibration=lambda: zoo.feeds("ppocrv6-rec", 32),
+            output=tmp_path / name,
+        )
+    result = tmp_path / "one.onnx"
+    assert result.read_bytes() == (tmp_path / "two.onnx").read_bytes()
+    assert result.stat().st_size < 0.35 * source.stat().st_size
+    metric = zoo.metric("ppocrv6-rec")
+    scores = []
+    for path in (source, result):
+        with onnxruntime.session(path, optimize="all") as session:
+            scores.append(metric.evaluate(session.run, limit=150))
+    before, after = scores
+    # The promise is 2 points; 150 lines tell apart steps of 0.7.
+    assert after >= before - 0.02
