@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -32,8 +32,8 @@ Calibration = (
     CalibrationSource
     | str
     | os.PathLike[str]
-    | Callable[[], Iterable[dict[str, np.ndarray]]]
-    | Sequence[dict[str, np.ndarray]]
+    | Callable[[], Iterable[Mapping[str, np.ndarray]]]
+    | Sequence[Mapping[str, np.ndarray]]
 )
 
 
