@@ -3,14 +3,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx_ir as ir
 
+from burnish.errors import BurnishError, InputError
 from burnish.passes.calibration import CalibrationSource
-from burnish.passes.quant.observers import Observer
+from burnish.passes.quant.observers import Array, Observer
+
+if TYPE_CHECKING:
+    from burnish.backends.onnxruntime import Session
 
 Progress = Callable[[Iterable[Any], int | None, str], Iterable[Any]]
 
@@ -50,7 +54,8 @@ def collect(
     from burnish.backends.onnxruntime import session
 
     observers = {name: make() for name in dict.fromkeys(names)}
-    inputs = {value.name for value in model.graph.inputs}
+    # With the default of those that may be left out.
+    inputs = {value.name: _default(value) for value in model.graph.inputs}
     fed = [name for name in observers if name in inputs]
     groups = _groups(model, [name for name in observers if name not in inputs], samples, budget)
     for index, group in enumerate(groups):
@@ -59,13 +64,31 @@ def collect(
             swept: Iterable[Any] = samples
             if progress is not None:
                 swept = progress(samples, samples.known_length, f"calibrate{sweep}")
-            for feeds in swept:
+            for number, feeds in enumerate(swept):
                 for name in fed if index == 0 else ():
-                    observers[name].update(feeds[name])
-                if group:
-                    for name, array in running.run(feeds, group).items():
-                        observers[name].update(array)
+                    given = feeds.get(name)
+                    observers[name].update(inputs[name] if given is None else given)
+                for name, array in _run(running, feeds, group, number).items():
+                    observers[name].update(array)
     return observers
+
+
+def _run(
+    running: Session, feeds: Mapping[str, Array], names: Sequence[str], number: int
+) -> dict[str, Array]:
+    if not names:
+        return {}
+    try:
+        return running.run(feeds, names)
+    except BurnishError as error:
+        raise InputError(
+            f"the model does not run on calibration sample {number}: {error}",
+            hint="check the sizes of its inputs",
+        ) from error
+
+
+def _default(value: ir.Value) -> Array:
+    return np.zeros(0, np.float32) if value.const_value is None else value.const_value.numpy()
 
 
 def _groups(
@@ -98,6 +121,6 @@ def _sizes(model: ir.Model, names: Sequence[str], samples: CalibrationSource) ->
     probe.graph.extend(nodes)
     wanted = [node.name or "" for node in nodes]
     with session(probe, optimize="basic", extra_outputs=wanted) as running:
-        shapes = running.run(next(iter(samples)), wanted)
+        shapes = _run(running, next(iter(samples)), wanted, 0)
     itemsize = np.dtype(np.float32).itemsize
     return [int(np.prod(shapes[name], dtype=np.int64)) * itemsize for name in wanted]

@@ -183,7 +183,9 @@ def result_of(node: ir.Node) -> ir.Value:
     if node.op_type in _SAME_SCALE or output.is_graph_output() or len(output.uses()) != 1:
         return output
     user = output.consumers()[0]
-    if user.domain != "" or user.op_type not in _ABSORBED or user.inputs[0] is not output:
+    # A user in a subgraph runs only when the subgraph does.
+    fits = user.graph is node.graph and user.domain == "" and user.op_type in _ABSORBED
+    if not fits or user.inputs[0] is not output:
         return output
     if user.op_type == "Clip" and not _constant_clip(user):
         return output

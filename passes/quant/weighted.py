@@ -49,6 +49,8 @@ def weights_of(node: ir.Node) -> Weights | str | None:
     """
     if not any(is_constant(value) for value in node.inputs[:2]):
         return None if node.op_type == "MatMul" else "its weights are not constant"
+    if is_constant(node.inputs[0]) and is_constant(node.inputs[1]):
+        return "its input is constant: it can be folded"
     array = as_array(node.inputs[1])
     if array is None:
         return "its weights are the left operand"

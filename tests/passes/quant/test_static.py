@@ -269,6 +269,41 @@ def test_a_depthwise_convolution_goes_along_between_others(
     assert (run["QLinearConv"], run["Clip"]) == (3, 0)
 
 
+@pytest.mark.parametrize("rank", [1, 2, 3])
+def test_convolutions_over_one_two_and_three_axes(
+    build: Build, samples: Samples, census: Census, error: Error, rank: int
+) -> None:
+    sizes = ",".join(["8"] * rank)
+    text = f"""g (float[N,16,{sizes}] x) => (float[N,16,{sizes}] y) {{
+        a = Conv(x, w, b)
+        y = Softplus(a)
+    }}"""
+    model = build(text, w=(16, 16, *[1] * rank), b=(16,))
+    before = model.clone()
+    run_pass(QuantStatic(), model, calibration=samples(model, 2, 16, *[8] * rank))
+    assert error(before, model) < BOUND
+    assert census(model)["QLinearConv"] == 1
+
+
+def test_an_activation_inside_a_subgraph_is_not_absorbed(
+    build: Build, samples: Samples, error: Error
+) -> None:
+    text = """g (float[N,16,8,8] x) => (float[N,16,8,8] y) {
+        a = Conv(x, w)
+        c = Constant <value = bool {1}> ()
+        y = If(c) <
+            then_branch = t () => (float[N,16,8,8] p) { p = Relu(a) },
+            else_branch = e () => (float[N,16,8,8] q) { q = Identity(x) }
+        >
+    }"""
+    model = build(text, w=(16, 16, 1, 1))
+    before = model.clone()
+    ctx = run_pass(QuantStatic(), model, calibration=samples(model, 2, 16, 8, 8))
+    assert rewrites(ctx) == {"quant-conv": 1}
+    assert "a_scale" in model.graph.initializers
+    assert error(before, model) < BOUND
+
+
 # --- what is refused, and why ------------------------------------------------------------------
 
 ONE_CONV = """g (float[N,{c},8,8] x) => (float[N,{k},8,8] y) {{
@@ -324,6 +359,12 @@ def test_squeeze_and_excitation_stays_float(build: Build, samples: Samples) -> N
         ),
         ("y = Gemm(x, w, x)", {"w": (16, 16)}, "quant-gemm", "its bias is not constant"),
         ("y = Gemm(x, x)", {}, "quant-gemm", "its weights are not constant"),
+        (
+            "t = MatMul(v, w) y = Add(x, t)",
+            {"v": (4, 16), "w": (16, 16)},
+            "quant-matmul",
+            "its input is constant: it can be folded",
+        ),
         (
             "y = Gemm(x, w, b)",
             {"w": (16, 8), "b": (1,)},
