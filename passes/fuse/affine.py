@@ -61,6 +61,12 @@ def _(op: Any, x: Any, b: Any = const(), c: Any = const()) -> Any:
     return op.one_of("Mul", "Div")(y, c, _bind="affine")
 
 
+@fold_affine_after.also
+def _(op: Any, x: Any, b: Any = const(), c: Any = const()) -> Any:
+    y = op.Add(op.MatMul(x, _more=True, _bind="linear"), b, _bind="biased")
+    return op.Sub(c, y, _bind="affine")
+
+
 @rule(opset=(7, None))
 def fold_batch_norm_after(op: Any, x: Any) -> Any:
     """Fold BatchNormalization(W x + b) into W' x + b'."""

@@ -110,53 +110,68 @@ _NORMS = ("LayerNormalization", "RMSNormalization", "SimplifiedLayerNormalizatio
 
 @rule(opset=(7, None))
 def norm_scale(op: Any, x: Any, c: Any, w: Any = const(), b: Any = optional()) -> Any:
-    """Fold c * norm(x) into the scale and the bias of the normalization."""
-    return op.Mul(op.one_of(*_NORMS)(x, w, b, _bind="norm"), c)
+    """Fold c * norm(x), or norm(x) / c, into the scale and the bias of the normalization."""
+    return op.one_of("Mul", "Div")(op.one_of(*_NORMS)(x, w, b, _bind="norm"), c, _bind="root")
 
 
 @norm_scale.rewrite
 def _(
-    op: Builder, x: Operand, w: Operand, b: Operand | None, c: Operand, norm: ir.Node
+    op: Builder,
+    x: Operand,
+    w: Operand,
+    b: Operand | None,
+    c: Operand,
+    norm: ir.Node,
+    root: ir.Node,
 ) -> Replacement:
     assert w.array is not None
-    if b is None and c.static_dims == w.array.shape and (w.array == 1).all():
+    multiplied = root.op_type == "Mul"
+    if multiplied and b is None and c.static_dims == w.array.shape and (w.array == 1).all():
         return op.like(norm, x, c)
-    factor = _row(c, w.array.shape)
-    if isinstance(factor, NoMatch):
-        return factor
-    scale = rounded(w.array.astype(np.float64) * factor, w.array.dtype, factor=True)
+    row = _row(c, w.array.shape)
+    if isinstance(row, NoMatch):
+        return row
+    with np.errstate(all="ignore"):
+        factor = row if multiplied else 1 / row
+        scale = rounded(w.array * factor, w.array.dtype, factor=True)
     if isinstance(scale, NoMatch):
         return scale
     if b is None:
         return op.like(norm, x, scale)
     if b.array is None:
         return NoMatch("the bias is not constant")
-    bias = rounded(b.array.astype(np.float64) * factor, w.array.dtype)
+    bias = rounded(b.array * factor, w.array.dtype)
     return bias if isinstance(bias, NoMatch) else op.like(norm, x, scale, bias)
 
 
 @rule(opset=(_SINCE, None))
 def norm_bias(op: Any, x: Any, c: Any, w: Any, b: Any = optional()) -> Any:
-    """Fold norm(x) + c into the bias of the normalization."""
-    return op.Add(op.LayerNormalization(x, w, b, _bind="norm"), c)
+    """Fold norm(x) + c, or norm(x) - c, into the bias of the normalization."""
+    return op.one_of("Add", "Sub")(op.LayerNormalization(x, w, b, _bind="norm"), c, _bind="root")
 
 
 @norm_bias.rewrite
 def _(
-    op: Builder, x: Operand, w: Operand, b: Operand | None, c: Operand, norm: ir.Node
+    op: Builder,
+    x: Operand,
+    w: Operand,
+    b: Operand | None,
+    c: Operand,
+    norm: ir.Node,
+    root: ir.Node,
 ) -> Replacement:
-    if w.static_dims is None:
+    if w.static_dims is None or w.dtype is None:
         return NoMatch("the normalized size is unknown")
-    if b is None and c.static_dims == w.static_dims:
+    added = root.op_type == "Add"
+    if added and b is None and c.static_dims == w.static_dims:
         return op.like(norm, x, w, c)
-    summand = _row(c, w.static_dims)
-    if isinstance(summand, NoMatch):
-        return summand
+    row = _row(c, w.static_dims)
+    if isinstance(row, NoMatch):
+        return row
     if b is not None and b.array is None:
         return NoMatch("the bias is not constant")
-    start = 0.0 if b is None or b.array is None else b.array.astype(np.float64)
-    assert w.dtype is not None
-    bias = rounded(start + summand, w.dtype.numpy())
+    start = 0.0 if b is None or b.array is None else b.array
+    bias = rounded(start + (row if added else -row), w.dtype.numpy())
     return bias if isinstance(bias, NoMatch) else op.like(norm, x, w, bias)
 
 

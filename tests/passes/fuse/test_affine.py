@@ -116,7 +116,7 @@ AFTER = {
     ),
     "matmul and add": (
         "(float[3,5,4] x, float[4,6] w, float[6] b, float v) => (float[3,5,6] y)"
-        "{ t = MatMul(x, w) s = Add(b, t) y = Div(s, v) }",
+        "{ t = MatMul(x, w) s = Add(b, t) r = Div(s, v) y = Sub(b, r) }",
         ["MatMul", "Add"],
     ),
 }

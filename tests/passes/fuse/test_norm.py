@@ -228,7 +228,8 @@ def test_scale_and_bias_that_are_computed(freeze: Freeze) -> None:
 def test_numbers_stay_when_scale_and_bias_repeat(freeze: Freeze, dtype: str) -> None:
     text = (
         "g (float[3,8] x, float[8] w, float[8] b, float v, float[1,8] c) => (float[3,8] y)"
-        "{ t = LayerNormalization(x, w, b) s = Mul(t, v) r = Add(c, s) y = Mul(r, c) }"
+        "{ t = LayerNormalization(x, w, b) s = Mul(t, v) r = Add(c, s) q = Mul(r, c) p = Div(q, v)"
+        " y = Sub(p, c) }"
     )
     assert fused(freeze(text.replace("float", dtype))) == ["LayerNormalization"]
 
