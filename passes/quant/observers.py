@@ -136,7 +136,7 @@ class Histogram(Observer):
         return 0.0 if self.exponent is None else math.ldexp(1.0, self.exponent)
 
     def _sketch(self, piece: Array) -> None:
-        self.zeros += int(piece.size - np.count_nonzero(piece))
+        self.zeros += int(np.count_nonzero(piece == 0))
         self._cover()
         if self.exponent is None:
             self.counts[0] += piece.size
@@ -145,7 +145,7 @@ class Histogram(Observer):
         # land in bin 0.
         bins = np.floor(np.ldexp(piece, -self.exponent)).astype(np.int64)
         if self.first < 0:
-            np.minimum(bins, -1, out=bins, where=piece < 0)
+            bins[(bins == 0) & (piece < 0)] = -1
         bins -= self.first
         self.counts += np.bincount(bins, minlength=self.counts.size)
 
