@@ -20,6 +20,7 @@ from burnish.errors import BudgetError, InputError
 from burnish.passes.base import Pass
 from burnish.passes.calibration import CalibrationSource
 from burnish.passes.context import PassContext
+from burnish.passes.explain import Explain
 from burnish.passes.guard import Guard, Level
 from burnish.passes.instrument import Instrument
 from burnish.passes.pipeline import Pipeline
@@ -59,6 +60,7 @@ def optimize(
     verify: Level = "end",
     max_error: float | None = None,
     seed: int = 0,
+    explain: str | None = None,
     instruments: Sequence[Instrument] = (),
     progress: Callable[[Iterable[Any], int | None, str], Iterable[Any]] | None = None,
 ) -> Optimized:
@@ -75,6 +77,8 @@ def optimize(
         verify: Check structure and numbers after "each" pass, at the "end", or not at all ("off").
         max_error: Largest relative RMS error of the outputs allowed, against the original.
         seed: Seed of every random choice.
+        explain: Glob pattern of rules whose near misses go into the report; see
+            `burnish.passes.explain`.
         instruments: Further watchers of passes and rewrites.
         progress: Shows progress of long work: (items, total, label) -> items.
 
@@ -100,6 +104,7 @@ def optimize(
     samples = _calibration(calibration, model)
     guard = Guard(verify, samples, seed)
     ctx = PassContext(on, samples, seed, [*instruments, guard], warnings=list(loaded.notes))
+    ctx.explain = None if explain is None else Explain(explain)
     if progress is not None:
         ctx.progress = progress
     before = ModelStats.of(model)
@@ -122,6 +127,7 @@ def optimize(
         passes=ctx.reports,
         verification=guard.as_dict(),
         warnings=ctx.warnings,
+        explanations=[] if ctx.explain is None else ctx.explain.left_in(model),
     )
     error = guard.final_error
     if max_error is not None and error is not None and error > max_error:

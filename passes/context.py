@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from burnish.backends.target import Target
     from burnish.passes.base import Pass
     from burnish.passes.calibration import CalibrationSource
+    from burnish.passes.explain import Explain
 
 T = TypeVar("T")
 Place = ir.Node | ir.Value | str
@@ -62,6 +63,7 @@ class PassContext:
         progress: Wraps an iterable in a progress bar: (items, total, label) -> items.
         warnings: One line each, for the report.
         reports: One entry for each pass run at the top of the pipeline.
+        explain: Collects where rules nearly applied; None unless asked for.
     """
 
     target: Target
@@ -71,6 +73,7 @@ class PassContext:
     progress: Callable[[Iterable[Any], int | None, str], Iterable[Any]] = _no_progress
     warnings: list[str] = field(default_factory=list)
     reports: list[PassReport] = field(default_factory=list)
+    explain: Explain | None = None
     _stack: list[PassScope] = field(default_factory=list, repr=False)
     _passes: int = field(default=0, repr=False)
     _rewrites: int = field(default=0, repr=False)
@@ -140,10 +143,44 @@ class PassContext:
         for instrument in self.instruments:
             instrument.after(event, scope.model)
 
-    def refuse(self, rule: str, where: Place, reason: str) -> None:
-        """Record that a rule met a place it does not apply to, and why."""
+    def refuse(
+        self,
+        rule: str,
+        where: Place,
+        reason: str,
+        *,
+        repair: str = "",
+        at: ir.Node | None = None,
+    ) -> None:
+        """Record that a rule met a place it does not apply to, and why.
+
+        Args:
+            rule: Name of the rule.
+            where: The place it was tried at.
+            reason: The constraint that failed: short and stable, since reasons are counted.
+            repair: What would clear it, where the reason does not say.
+            at: The node that failed it, if not `where`.
+        """
         refusals = self._stack[-1].report.rule(rule).refusals
         refusals[reason] = refusals.get(reason, 0) + 1
+        if self.explain is not None:
+            self._explain(self.explain, rule, where, reason, repair, at)
+
+    def _explain(
+        self,
+        explain: Explain,
+        rule: str,
+        where: Place,
+        reason: str,
+        repair: str,
+        at: ir.Node | None,
+    ) -> None:
+        from burnish.passes.explain import NearMiss, repair_for
+
+        op_type = where.op_type if isinstance(where, ir.Node) else ""
+        inner = describe(at) if at is not None and at is not where else ""
+        repair = repair or repair_for(reason)
+        explain.add(NearMiss(rule, describe(where), op_type, inner, reason, repair))
 
     @property
     def details(self) -> dict[str, Any]:

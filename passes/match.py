@@ -70,19 +70,20 @@ class Match:
 
 
 @dataclass
-class NearMiss:
-    """The furthest a failed match got: how many nodes, and what stopped it."""
+class Furthest:
+    """The furthest a failed match got: how many nodes, what stopped it, and at which node."""
 
     nodes: int = 0
     reason: str = ""
+    at: ir.Node | None = None
 
-    def note(self, match: Match, reason: str) -> None:
+    def note(self, match: Match, reason: str, at: ir.Node) -> None:
         """Keep the reason if this attempt got further than those before."""
         if len(match.nodes) > self.nodes:
-            self.nodes, self.reason = len(match.nodes), reason
+            self.nodes, self.reason, self.at = len(match.nodes), reason, at
 
 
-def match_at(pattern: Pattern, node: ir.Node, opset: int, near: NearMiss) -> Match | None:
+def match_at(pattern: Pattern, node: ir.Node, opset: int, near: Furthest) -> Match | None:
     """Match a pattern whose first output is an output of `node`.
 
     Args:
@@ -93,15 +94,15 @@ def match_at(pattern: Pattern, node: ir.Node, opset: int, near: NearMiss) -> Mat
     """
     for match in _match_node(pattern.start, node, Match(), opset, near):
         for whole in _match_other_roots(pattern, pattern.roots[1:], match, opset, near):
-            reason = _escapes(pattern, whole)
-            if reason is None:
+            escape = _escapes(pattern, whole)
+            if escape is None:
                 return whole
-            near.note(whole, reason)
+            near.note(whole, *escape)
     return None
 
 
 def _match_other_roots(
-    pattern: Pattern, roots: tuple[Output, ...], match: Match, opset: int, near: NearMiss
+    pattern: Pattern, roots: tuple[Output, ...], match: Match, opset: int, near: Furthest
 ) -> Iterator[Match]:
     """Find the outputs that do not lie above the first one, among the users of what is bound."""
     if not roots:
@@ -126,7 +127,7 @@ def _match_other_roots(
 
 
 def _match_node(
-    pattern: NodePattern, node: ir.Node, match: Match, opset: int, near: NearMiss
+    pattern: NodePattern, node: ir.Node, match: Match, opset: int, near: Furthest
 ) -> Iterator[Match]:
     known = match.nodes.get(pattern)
     if known is not None:
@@ -134,15 +135,16 @@ def _match_node(
             yield match
         return
     if node.op_type not in pattern.op_types or node.domain != pattern.domain:
-        near.note(match, f"{node.op_type} stands where {'/'.join(sorted(pattern.op_types))} should")
+        wanted = "/".join(sorted(pattern.op_types))
+        near.note(match, f"{node.op_type} stands where {wanted} should", node)
         return
     if any(other is node for other in match.nodes.values()):
         return
     branch = match.copy()
     branch.nodes[pattern] = node
-    for name, wanted in pattern.attributes.items():
-        if not _attribute_matches(node, name, wanted, opset):
-            near.note(branch, f"attribute {name} of {node.op_type} differs")
+    for name, value in pattern.attributes.items():
+        if not _attribute_matches(node, name, value, opset):
+            near.note(branch, f"attribute {name} of {node.op_type} differs", node)
             return
     for values in _input_orders(pattern, node):
         yield from _match_values(
@@ -173,7 +175,7 @@ def _match_values(
     match: Match,
     user: ir.Node,
     opset: int,
-    near: NearMiss,
+    near: Furthest,
 ) -> Iterator[Match]:
     if not goals:
         yield match
@@ -184,14 +186,14 @@ def _match_values(
 
 
 def _match_value(
-    pattern: ValuePattern, value: Bound, match: Match, user: ir.Node, opset: int, near: NearMiss
+    pattern: ValuePattern, value: Bound, match: Match, user: ir.Node, opset: int, near: Furthest
 ) -> Iterator[Match]:
     if pattern in match.values:
         if match.values[pattern] is value:
             yield match
         else:
             what = pattern.name if isinstance(pattern, Variable) else f"an input of {user.op_type}"
-            near.note(match, f"{what} stands for two different values")
+            near.note(match, f"{what} stands for two different values", user)
         return
     if isinstance(pattern, Either):
         for option in pattern.options:
@@ -201,10 +203,10 @@ def _match_value(
         assert not isinstance(value, tuple)
         producer = None if value is None else value.producer()
         if producer is None or value is None or value.index() != pattern.index:
-            near.note(match, f"an input of {user.op_type} is not computed by a node")
+            near.note(match, f"an input of {user.op_type} is not computed by a node", user)
             return
         if producer.graph is not user.graph:
-            near.note(match, f"an input of {user.op_type} is computed in an outer graph")
+            near.note(match, f"an input of {user.op_type} is computed in an outer graph", user)
             return
         for found in _match_node(pattern.node, producer, match, opset, near):
             found = found.copy()
@@ -213,7 +215,7 @@ def _match_value(
         return
     reason = _leaf_mismatch(pattern, value)
     if reason is not None:
-        near.note(match, reason)
+        near.note(match, reason, user)
         return
     branch = match.copy()
     branch.values[pattern] = value
@@ -283,8 +285,8 @@ def attribute_of(node: ir.Node, name: str, opset: int) -> Any:
     return None if attribute.is_ref() else attribute.value
 
 
-def _escapes(pattern: Pattern, match: Match) -> str | None:
-    """Say which inner value is used outside the match, if one is."""
+def _escapes(pattern: Pattern, match: Match) -> tuple[str, ir.Node] | None:
+    """Say which inner value is used outside the match, if one is, and the node it comes from."""
     inside = {id(node) for node in match.nodes.values()}
     roots = {id(match.nodes[root.node].outputs[root.index]) for root in pattern.roots}
     for node_pattern, node in match.nodes.items():
@@ -294,7 +296,7 @@ def _escapes(pattern: Pattern, match: Match) -> str | None:
             if id(value) in roots:
                 continue
             if value.is_graph_output():
-                return f"the inner {node.op_type} is an output of the graph"
+                return f"the inner {node.op_type} is an output of the graph", node
             if any(id(use.node) not in inside for use in value.uses()):
-                return f"the inner {node.op_type} is used elsewhere too"
+                return f"the inner {node.op_type} is used elsewhere too", node
     return None

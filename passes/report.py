@@ -6,9 +6,12 @@ from __future__ import annotations
 import dataclasses
 from collections import Counter
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import onnx_ir as ir
+
+if TYPE_CHECKING:
+    from burnish.passes.explain import NearMiss
 
 SCHEMA_VERSION = 1
 
@@ -119,6 +122,7 @@ class Report:
         passes: One entry a pass, in order.
         verification: What was checked and found; see `burnish.passes.guard`.
         warnings: One line each.
+        explanations: Near misses, where asked for; see `burnish.passes.explain`.
         seconds: Wall time (s) of the whole optimization.
     """
 
@@ -132,6 +136,7 @@ class Report:
     passes: list[PassReport] = field(default_factory=list)
     verification: dict[str, Any] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
+    explanations: list[NearMiss] = field(default_factory=list)
     seconds: float = 0.0
 
     def as_dict(self) -> dict[str, Any]:

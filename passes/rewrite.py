@@ -15,7 +15,7 @@ import onnx_ir as ir
 
 from burnish.passes.context import PassContext
 from burnish.passes.edit import discard, remove_unused, replace_value, take_names, use_count
-from burnish.passes.match import Match, NearMiss, match_at
+from burnish.passes.match import Furthest, Match, match_at
 from burnish.passes.pattern import Pattern
 from burnish.passes.rule import Builder, NoMatch, Operand, Rule
 from burnish.passes.shapes import infer_node, infer_shapes
@@ -62,6 +62,8 @@ class _Driver:
         self.unsorted: dict[int, ir.Graph] = {}
         # One refusal a rule and node, so that revisits do not inflate the counts.
         self.refused: set[tuple[str, ir.Node]] = set()
+        explain = ctx.explain
+        self.asked = {rule.name for rule in rules if explain and explain.asks(rule.name)}
 
     def run(self) -> None:
         if not self.index:
@@ -83,25 +85,25 @@ class _Driver:
 
     def visit(self, node: ir.Node) -> None:
         opset = self.opset_imports.get(node.domain, 1)
-        misses: dict[str, tuple[Rule, NearMiss]] = {}
+        misses: dict[str, tuple[Rule, Furthest]] = {}
         for rule, pattern in self.index[node.domain, node.op_type]:
-            near = NearMiss()
+            near = Furthest()
             match = match_at(pattern, node, opset, near)
             if match is not None:
                 if self.attempt(rule, pattern, match, node):
                     return
             # Having matched most of the pattern is news; a lone root operator is not.
-            elif near.nodes > 1 and near.nodes * 3 > pattern.depth * 2:
+            elif near.nodes > 1 and (near.nodes * 3 > pattern.depth * 2 or rule.name in self.asked):
                 _, furthest = misses.setdefault(rule.name, (rule, near))
                 if near.nodes > furthest.nodes:
                     misses[rule.name] = rule, near
         for rule, near in misses.values():
-            self.refuse(rule, node, near.reason)
+            self.refuse(rule, node, NoMatch(near.reason), near.at)
 
-    def refuse(self, rule: Rule, node: ir.Node, reason: str) -> None:
+    def refuse(self, rule: Rule, node: ir.Node, why: NoMatch, at: ir.Node | None = None) -> None:
         if (rule.name, node) not in self.refused:
             self.refused.add((rule.name, node))
-            self.ctx.refuse(rule.name, node, reason)
+            self.ctx.refuse(rule.name, node, why.reason, repair=why.repair, at=at)
 
     def attempt(self, rule: Rule, pattern: Pattern, match: Match, node: ir.Node) -> bool:
         """Build the replacement and, if nothing speaks against it, put it in place."""
@@ -109,16 +111,17 @@ class _Driver:
         made = rule.replace(builder, match.bindings(pattern), self.ctx)
         outputs: list[ir.Value] = []
         if isinstance(made, NoMatch):
-            reason: str | None = made.reason
+            refusal: NoMatch | None = made
         else:
             outputs = [i.value if isinstance(i, Operand) else i for i in _as_tuple(made)]
             assert len(outputs) == len(pattern.roots), f"{rule.name}: wrong number of outputs"
             old = [match.nodes[root.node].outputs[root.index] for root in pattern.roots]
             pairs = list(zip(old, outputs, strict=True))
-            reason = self.objection(rule, builder, match, pairs)
-        if reason is not None:
+            objection = self.objection(rule, builder, match, pairs)
+            refusal = None if objection is None else NoMatch(objection)
+        if refusal is not None:
             discard(builder.nodes)
-            self.refuse(rule, node, reason)
+            self.refuse(rule, node, refusal)
             return False
         with self.ctx.rewrite(rule.name, node) as go:
             if go:

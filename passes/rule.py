@@ -36,9 +36,15 @@ from burnish.passes.pattern import Pattern, node_names, trace
 
 @dataclass(frozen=True)
 class NoMatch:
-    """The one way for a rewrite to refuse; always false: `if not found: return found`."""
+    """The one way for a rewrite to refuse; always false: `if not found: return found`.
+
+    Attributes:
+        reason: The constraint that failed: short and stable, since reasons are counted.
+        repair: What the user can do about it, for `--explain`, where the reason does not say.
+    """
 
     reason: str
+    repair: str = ""
 
     def __bool__(self) -> Literal[False]:
         return False

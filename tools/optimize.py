@@ -7,6 +7,7 @@ import json
 import os
 import shlex
 import sys
+from collections.abc import Iterable
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -48,6 +49,13 @@ _EPILOG = (
 @click.option("--report", metavar="R.json", help="Write the report as JSON.")
 @click.option("--dry-run", is_flag=True, help="Show the expanded pipeline; write nothing.")
 @click.option("--timing", is_flag=True, help="Show seconds by pass and rule.")
+@click.option(
+    "--explain",
+    is_flag=False,
+    flag_value="*",
+    metavar="[RULE]",
+    help="Show where rules nearly applied and why they did not; all of it for RULE (glob).",
+)
 @click.option("--print-ir-after", multiple=True, metavar="PASS|all", help="Print the model after.")
 @click.option("--bisect-limit", type=click.IntRange(min=0), help="Do only the first N rewrites.")
 @click.option("--disable", multiple=True, metavar="NAME", help="Hold back a pass or rule (glob).")
@@ -67,6 +75,7 @@ def command(
     report: str | None,
     dry_run: bool,
     timing: bool,
+    explain: str | None,
     print_ir_after: tuple[str, ...],
     bisect_limit: int | None,
     disable: tuple[str, ...],
@@ -87,8 +96,11 @@ def command(
     if dry_run:
         present.dry_run(pipeline, model, target, calib)
         return
+    _check_names(pipeline, "--disable", disable)
+    _check_names(pipeline, "--print-ir-after", [name for name in print_ir_after if name != "all"])
+    _check_names(pipeline, "--explain", [] if explain is None else [explain])
     watch = FailureWatch()
-    instruments = [watch, *_instruments(pipeline, bisect_limit, disable, print_ir_after)]
+    instruments = [watch, *_instruments(bisect_limit, disable, print_ir_after)]
     try:
         result = api.optimize(
             model,
@@ -99,6 +111,7 @@ def command(
             verify=verify,
             max_error=max_error,
             seed=seed,
+            explain=explain,
             instruments=instruments,
             progress=None if quiet or as_json else present.progress,
         )
@@ -107,7 +120,9 @@ def command(
     except Exception as error:
         error.add_note(_write_reproducer(error, watch, destination))
         raise
-    _deliver(result, destination, report, as_json=as_json, quiet=quiet, timing=timing)
+    _deliver(
+        result, destination, report, as_json=as_json, quiet=quiet, timing=timing, explain=explain
+    )
 
 
 def _default_output(model: str) -> Path:
@@ -133,25 +148,24 @@ def _check_destinations(model: str, output: Path, report: str | None, *, force: 
         raise InputError(f"output {output} is the input", hint="add --force to overwrite it")
 
 
-def _instruments(
-    pipeline: Pipeline,
-    bisect_limit: int | None,
-    disable: tuple[str, ...],
-    print_ir_after: tuple[str, ...],
-) -> list[Instrument]:
+def _check_names(pipeline: Pipeline, option: str, patterns: Iterable[str]) -> None:
+    """Refuse a pattern that no pass or rule of the pipeline bears."""
     from burnish.passes import registry
-    from burnish.passes.instrument import BisectLimit, Disable, PrintIR
 
     known = pipeline.rule_names()
-    for option, patterns in (("--disable", disable), ("--print-ir-after", print_ir_after)):
-        for pattern in patterns:
-            if pattern == "all" and option == "--print-ir-after":
-                continue
-            if not any(fnmatchcase(name, pattern) for name in known):
-                raise InputError(
-                    f"{option} {pattern!r} names no pass or rule of this pipeline",
-                    hint=registry.nearest(pattern, known),
-                )
+    for pattern in patterns:
+        if not any(fnmatchcase(name, pattern) for name in known):
+            raise InputError(
+                f"{option} {pattern!r} names no pass or rule of this pipeline",
+                hint=registry.nearest(pattern, known),
+            )
+
+
+def _instruments(
+    bisect_limit: int | None, disable: tuple[str, ...], print_ir_after: tuple[str, ...]
+) -> list[Instrument]:
+    from burnish.passes.instrument import BisectLimit, Disable, PrintIR
+
     chosen: list[Instrument] = []
     if bisect_limit is not None:
         chosen.append(BisectLimit(bisect_limit))
@@ -170,6 +184,7 @@ def _deliver(
     as_json: bool,
     quiet: bool,
     timing: bool,
+    explain: str | None,
 ) -> None:
     from burnish.files import write_aside
     from burnish.tools import present
@@ -180,6 +195,8 @@ def _deliver(
     if as_json:
         click.echo(_json(result))
     elif not quiet:
+        if explain is not None:
+            present.near_misses(result.report.explanations, whole=explain != "*")
         present.summary(result.report, destination, timing=timing)
 
 

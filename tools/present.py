@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, TypeVar
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from burnish.passes.explain import NearMiss
     from burnish.passes.pipeline import Pipeline
     from burnish.passes.report import PassReport, Report
 
@@ -81,7 +82,7 @@ def summary(report: Report, destination: Path, *, timing: bool) -> None:
         show("rewrites: " + ", ".join(f"{name} {count}" for name, count in _ordered(fired)))
     if refused:
         places = f"{refused.total()} places, {len(refused)} reasons"
-        show(f"left alone: {places}; --report lists them")
+        show(f"left alone: {places}; --explain shows them")
     if timing:
         show(timing_table(report))
     for check in report.verification.get("checks", ()):
@@ -139,6 +140,42 @@ def timing_table(report: Report) -> Table:
     for item in report.passes:
         add(item, 0)
     return table("timing", ("pass", "seconds", "rewrites"), rows)
+
+
+_REASONS_SHOWN = 5
+
+
+def near_misses(misses: Iterable[NearMiss], *, whole: bool) -> None:
+    """Print near misses by rule: every place, or one for each of the most frequent reasons."""
+    by_rule: dict[str, list[NearMiss]] = {}
+    for miss in misses:
+        by_rule.setdefault(miss.rule, []).append(miss)
+    if not by_rule:
+        show("no near misses")
+    for rule, found in by_rule.items():
+        by_reason: dict[str, list[NearMiss]] = {}
+        for miss in found:
+            by_reason.setdefault(miss.reason, []).append(miss)
+        groups = sorted(by_reason.values(), key=len, reverse=True)
+        shown = [[miss] for miss in found] if whole else groups[:_REASONS_SHOWN]
+        rows = [_near_miss_row(places) for places in shown]
+        rest = 0 if whole else len(groups) - len(shown)
+        if rest:
+            rows.append((f"and {rest} more reasons", f"--explain {rule} shows all", ""))
+        made = table(
+            f"near misses of {rule}: {len(found)}", ("where", "constraint", "repair"), rows
+        )
+        for column in made.columns:
+            column.justify = "left"
+        show(made)
+
+
+def _near_miss_row(places: list[NearMiss]) -> tuple[str, str, str]:
+    first = places[0]
+    where = f"{first.node} ({first.op_type})" if first.op_type else first.node
+    more = f" and {len(places) - 1} more" if len(places) > 1 else ""
+    reason = f"{first.reason}, at {first.at}" if first.at else first.reason
+    return where + more, reason, first.repair
 
 
 def dry_run(pipeline: Pipeline, model: str, target: str, calib: str | None) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from burnish.passes.match import Match, NearMiss, attribute_of, match_at
+from burnish.passes.match import Furthest, Match, attribute_of, match_at
 from burnish.passes.pattern import const, optional, trace, variadic
 from burnish.testing import parse
 
@@ -19,7 +19,7 @@ _SIGNATURE = "(float[2,3] x, float[2,3] z) => (float[2,3] y)"
 
 def find(
     pattern_function: Callable[..., Any], body: str, root: str = "y", signature: str = _SIGNATURE
-) -> tuple[dict[str, Any] | None, NearMiss]:
+) -> tuple[dict[str, Any] | None, Furthest]:
     """Match a pattern at the node that makes value `root`."""
     model = parse(f"g {signature} {body}")
     return find_in(pattern_function, model, root)
@@ -27,11 +27,11 @@ def find(
 
 def find_in(
     pattern_function: Callable[..., Any], model: ir.Model, root: str
-) -> tuple[dict[str, Any] | None, NearMiss]:
+) -> tuple[dict[str, Any] | None, Furthest]:
     node = next(
         node for node in model.graph.all_nodes() if root in [value.name for value in node.outputs]
     )
-    pattern, near = trace(pattern_function), NearMiss()
+    pattern, near = trace(pattern_function), Furthest()
     match: Match | None = match_at(pattern, node, model.opset_imports[""], near)
     return (None if match is None else match.bindings(pattern)), near
 

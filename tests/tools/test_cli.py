@@ -19,8 +19,9 @@ import onnx_ir as ir
 import pytest
 
 from burnish.passes import registry
+from burnish.passes.explain import NearMiss
 from burnish.testing import parse
-from burnish.tools import cli
+from burnish.tools import cli, present
 
 _SCHEMA = Path(__file__).parents[2] / "docs" / "report.schema.json"
 
@@ -155,6 +156,55 @@ def test_disable(run: Run, model: Path, tmp_path: Path) -> None:
     assert len(onnx.load(output).graph.node) == 5
 
 
+def test_explain_shows_near_misses_by_rule(run: Run, model: Path, tmp_path: Path) -> None:
+    path = tmp_path / "r.json"
+    result = run(model, "--passes", "simplify,fuse-gemm", "--explain", "--report", path)
+    assert result.code == 0, result.err
+    assert "near misses of gemm-add" not in result.out
+    report = json.loads(path.read_text())
+    jsonschema.validate(report, json.loads(_SCHEMA.read_text()))
+    assert report["explanations"] == []
+
+    proto = onnx.load(model)
+    proto.graph.output.append(onnx.helper.make_empty_tensor_value_info("t"))
+    onnx.save(proto, model)
+    result = run(model, "--passes", "fuse-gemm", "--explain", "matmul-*", "--report", path)
+    assert result.code == 0, result.err
+    assert "near misses of matmul-add-to-gemm: 1" in result.out
+    (miss,) = json.loads(path.read_text())["explanations"]
+    assert miss == {
+        "rule": "matmul-add-to-gemm",
+        "node": "Add_s",
+        "op_type": "Add",
+        "at": "MatMul_t",
+        "reason": "the inner MatMul is an output of the graph",
+        "repair": "drop that output, or duplicate the node for it",
+    }
+    assert "left alone" in run(model, "--passes", "fuse-gemm").out
+    assert "near misses" not in run(model, "--passes", "fuse-gemm").out
+
+
+def test_explain_lists_the_most_frequent_reasons_and_counts_the_rest(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "120")
+    misses = [
+        NearMiss("r", f"n{place}", "Add", "", f"reason {kind}", f"repair {kind}")
+        for kind in range(8)
+        for place in range(kind + 1)
+    ]
+    present.near_misses(misses, whole=False)
+    out = capsys.readouterr().out
+    assert "n0 (Add) and 7 more" in out
+    assert "reason 3" in out
+    assert "reason 2" not in out
+    assert "and 3 more reasons" in out
+    present.near_misses(misses, whole=True)
+    out = capsys.readouterr().out
+    assert out.count("reason ") == len(misses)
+    assert "more" not in out
+
+
 def test_input_is_overwritten_only_by_force(run: Run, model: Path) -> None:
     before = model.read_bytes()
     result = run(model, "-o", model, "--passes", "cleanup")
@@ -217,6 +267,7 @@ def _calib(model: Path, **arrays: np.ndarray) -> list[object]:
         (lambda m: [m, "--target", "cup"], "did you mean 'cpu'?"),
         (lambda m: [m, "--disable", "cleanupp"], "names no pass or rule"),
         (lambda m: [m, "--print-ir-after", "cleanupp"], "names no pass or rule"),
+        (lambda m: [m, "--explain", "gemm-ad"], "did you mean 'gemm-add'?"),
         (_no_such_folder, "does not exist"),
         (lambda m: [m, "-o", m.parent], "is a folder"),
         (lambda m: [m, "--calib", m.parent / "none"], "none"),
