@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 MODEL = "ppocrv6-rec"
 CALIBRATION_LINES = 64
-EVALUATION_LINES = 300
+EVALUATION_LINES = 600
 # A line of text of ordinary length: width in pixels of the input that is timed.
 TIMED_WIDTH = 320
 
