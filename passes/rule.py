@@ -262,7 +262,11 @@ class Builder:
 
     def constant(self, array: np.ndarray | np.generic | ir.TensorProtocol) -> ir.Value:
         """Return a new initializer."""
-        tensor = array if isinstance(array, ir.TensorProtocol) else ir.tensor(np.asarray(array))
+        # Not the other way round: to ask for a TensorProtocol is to look for each of its methods.
+        if isinstance(array, np.ndarray | np.generic):
+            tensor: ir.TensorProtocol = ir.tensor(np.asarray(array))
+        else:
+            tensor = array
         value = ir.Value(
             type=ir.TensorType(tensor.dtype),
             shape=ir.Shape(tensor.shape.numpy()),
@@ -272,11 +276,11 @@ class Builder:
         return value
 
     def _input(self, item: Any, dtype: ir.DataType | None) -> ir.Value | None:
+        if item is None or isinstance(item, ir.Value | Operand):
+            return _value(item)
         if isinstance(item, bool | int | float):
             return self.constant(np.asarray(item, dtype=None if dtype is None else dtype.numpy()))
-        if isinstance(item, np.ndarray | np.generic | ir.TensorProtocol):
-            return self.constant(item)
-        return _value(item)
+        return self.constant(item)
 
 
 def _value(item: Any) -> ir.Value | None:
