@@ -6,7 +6,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import ModuleType
 from typing import Any, cast
 
@@ -15,6 +15,8 @@ import onnx_ir as ir
 from burnish.passes.report import all_graphs
 
 _INFERRED = "burnish.shapes_inferred"
+_Size = int | ir.SymbolicDim
+_Infer = Callable[[Any, ir.Node], None]
 
 # The library logs each operator it does not know; a value without a shape is no news to a user.
 logging.getLogger("onnx_shape_inference").addHandler(logging.NullHandler())
@@ -44,41 +46,66 @@ def infer_shapes(model: ir.Model) -> None:
 
 @functools.cache
 def _library() -> ModuleType:
-    """Import the shape inference library, and correct where it guesses.
+    """Import the shape inference library, and correct it where it guesses.
 
     A rule that trusts a guessed shape removes an operator that is needed. So:
     - Of two sizes of different names, broadcasting takes the first; but that one may be 1 where
       the other is not. Here the result is a size that is neither.
+    - Slice takes axes of unknown size for long enough. Here the result is of unknown size.
+    - Expand takes the target for the result where nothing is known of the data.
     - Squeeze without axes, or with axes it cannot read, keeps every size that is not known to be 1.
-      Here nothing is known of the result then.
+      Here, as there, nothing is known of the result then.
     """
     import onnx_shape_inference as library
     from onnx_shape_inference import _broadcast
 
     library.registry.collect()
     broadcast_dim = _broadcast._broadcast_dim
-    squeeze = library.registry.get("", "Squeeze", version=13)
 
-    def sound_broadcast_dim(a: int | ir.SymbolicDim, b: int | ir.SymbolicDim) -> Any:
+    def sound_broadcast_dim(a: _Size, b: _Size) -> Any:
         if isinstance(a, ir.SymbolicDim) and isinstance(b, ir.SymbolicDim) and a != b:
             # Of valid operands, the larger size wins.
             names = sorted((str(a), str(b)))
             return ir.SymbolicDim(f"max({names[0]}, {names[1]})")
         return broadcast_dim(a, b)
 
-    def sound_squeeze(context: Any, node: ir.Node) -> None:
+    def sound_slice(infer: _Infer, context: Any, node: ir.Node) -> None:
+        declared = node.outputs[0].shape
+        infer(context, node)
+        data, result = node.inputs[0], node.outputs[0]
+        if declared is None and data is not None and data.shape and result.shape:
+            dims = zip(data.shape.dims, result.shape.dims, strict=True)
+            result.shape = ir.Shape(
+                context.new_symbolic_dim()
+                if isinstance(there, ir.SymbolicDim) and isinstance(left, int) and left > 0
+                else left
+                for there, left in dims
+            )
+
+    def sound_expand(infer: _Infer, context: Any, node: ir.Node) -> None:
+        data = node.inputs[0]
+        if data is not None and data.shape is None:
+            context.set_shape_and_dtype(node.outputs[0], None, data.dtype)
+        else:
+            infer(context, node)
+
+    def sound_squeeze(infer: _Infer, context: Any, node: ir.Node) -> None:
         data = node.inputs[0]
         axes = node.inputs[1] if len(node.inputs) > 1 else None
         written = "axes" in node.attributes
         known = ir.convenience.get_const_tensor(axes) is not None if axes else written
         static = data is not None and data.shape is not None and data.shape.is_static()
         if known or (axes is None and static):
-            squeeze(context, node)
-        elif data is not None and data.dtype is not None:
-            context.set_dtype(node.outputs[0], data.dtype)
+            infer(context, node)
+        elif data is not None:
+            context.set_shape_and_dtype(node.outputs[0], None, data.dtype)
 
     _broadcast._broadcast_dim = sound_broadcast_dim
-    library.registry.register("", "Squeeze", since_version=1)(sound_squeeze)
+    corrections = {"Expand": sound_expand, "Slice": sound_slice, "Squeeze": sound_squeeze}
+    for op_type, sound in corrections.items():
+        for since in set(library.registry.version_boundaries("", op_type)):
+            infer = library.registry.get("", op_type, version=since)
+            library.registry.register("", op_type, since)(functools.partial(sound, infer))
     return cast(ModuleType, library)
 
 

@@ -75,3 +75,29 @@ def test_squeeze_is_known_where_its_axes_are(nodes: str, known: bool) -> None:
     (a,) = [v for node in model.graph for v in node.outputs if v.name == "a"]
     assert (a.shape is not None) == known
     assert a.dtype == ir.DataType.FLOAT
+
+
+@pytest.mark.parametrize(
+    ("start", "end", "known"), [(0, 2, False), (1, 3, False), (0, 2**63 - 1, True)]
+)
+def test_a_slice_of_an_unknown_size_is_of_unknown_size(start: int, end: int, known: bool) -> None:
+    model = parse(
+        f"g (float[N,4] x) => (y) <int64[1] s = {{{start}}}, int64[1] e = {{{end}}}, "
+        "int64[1] zero = {0}> { a = Slice(x, s, e, zero)  y = Neg(a) }"
+    )
+    infer_shapes(model)
+    rows, columns = shape_of(model, "a")
+    assert columns == 4
+    assert isinstance(rows, ir.SymbolicDim)
+    assert (rows == "N") == known
+
+
+def test_an_expand_of_an_unknown_shape_is_of_unknown_shape() -> None:
+    model = parse(
+        "g (float[4] x, int64[K] s) => (y) <int64[2] ones = {1, 1}> "
+        "{ r = Reshape(x, s)  a = Expand(r, ones)  y = Neg(a) }"
+    )
+    model.graph.inputs[1].shape = None
+    infer_shapes(model)
+    (a,) = [v for node in model.graph for v in node.outputs if v.name == "a"]
+    assert a.shape is None
