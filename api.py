@@ -14,6 +14,7 @@ import numpy as np
 import onnx_ir as ir
 
 from burnish import frontends
+from burnish.backends.census import Census, census, losses
 from burnish.backends.onnxruntime import OnnxRuntime
 from burnish.backends.target import Target
 from burnish.errors import BudgetError, InputError
@@ -61,6 +62,7 @@ def optimize(
     max_error: float | None = None,
     seed: int = 0,
     explain: str | None = None,
+    count_executed: bool = False,
     instruments: Sequence[Instrument] = (),
     progress: Callable[[Iterable[Any], int | None, str], Iterable[Any]] | None = None,
 ) -> Optimized:
@@ -79,6 +81,8 @@ def optimize(
         seed: Seed of every random choice.
         explain: Glob pattern of rules whose near misses go into the report; see
             `burnish.passes.explain`.
+        count_executed: Put into the report which operators the runtime executes before and after,
+            and warn if it fuses less than it did; see `burnish.backends.census`.
         instruments: Further watchers of passes and rewrites.
         progress: Shows progress of long work: (items, total, label) -> items.
 
@@ -108,6 +112,7 @@ def optimize(
     if progress is not None:
         ctx.progress = progress
     before = ModelStats.of(model)
+    counts = _census(model, on, ctx) if count_executed else None
     guard.start(model)
     if max_error is not None and (guard.level == "off" or guard.skipped):
         why = guard.skipped or "verification is off"
@@ -116,6 +121,11 @@ def optimize(
     guard.finish(model)
     if guard.skipped is not None:
         ctx.warn(f"numbers were not compared: {guard.skipped}")
+    executed = None
+    if counts is not None:
+        executed = {"before": counts, "after": census(model, on)}
+        for line in losses(counts, executed["after"]):
+            ctx.warn(line)
     report = Report(
         input={"source": _describe(source), "sha256": loaded.digest},
         pipeline=str(pipeline),
@@ -127,6 +137,7 @@ def optimize(
         passes=ctx.reports,
         verification=guard.as_dict(),
         warnings=ctx.warnings,
+        census=executed,
         explanations=[] if ctx.explain is None else ctx.explain.left_in(model),
     )
     error = guard.final_error
@@ -145,6 +156,14 @@ def optimize(
 def versions() -> dict[str, str]:
     """Return package -> version of what takes part in an optimization."""
     return {name: metadata.version(name) for name in _PACKAGES}
+
+
+def _census(model: ir.Model, target: Target, ctx: PassContext) -> Census | None:
+    try:
+        return census(model, target)
+    except InputError as error:
+        ctx.warn(f"what the runtime executes was not counted: {error}")
+        return None
 
 
 def _calibration(given: Calibration | None, model: ir.Model) -> CalibrationSource | None:

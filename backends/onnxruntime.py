@@ -12,7 +12,7 @@ import ctypes
 import difflib
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self
@@ -25,6 +25,7 @@ from burnish.errors import BurnishError, InputError
 if TYPE_CHECKING:
     import onnx
     import onnx_ir as ir
+    import onnxruntime
 
     from burnish.backends.base import Artifact, Capabilities
     from burnish.backends.measure import Comparison, Runnable
@@ -126,6 +127,7 @@ def session(
     optimize: Optimize = "off",
     extra_outputs: Iterable[str] = (),
     prepack: bool = True,
+    configure: Callable[[onnxruntime.SessionOptions], None] | None = None,
 ) -> Session:
     """Load a model into ONNX Runtime.
 
@@ -139,6 +141,7 @@ def session(
             own.
         prepack: Whether the runtime may keep a rearranged copy of the weights, which makes it
             faster and takes as much memory again.
+        configure: Sets whatever else a caller wants of the session's options.
 
     Raises:
         InputError: the runtime does not accept the model; names the node where it says which.
@@ -158,6 +161,8 @@ def session(
     options.add_session_config_entry("session.force_spinning_stop", "1")
     if not prepack:
         options.add_session_config_entry("session.disable_prepacking", "1")
+    if configure is not None:
+        configure(options)
 
     extra = tuple(dict.fromkeys(extra_outputs))
     where = str(model) if isinstance(model, Path) else "the model"

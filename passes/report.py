@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import onnx_ir as ir
 
 if TYPE_CHECKING:
+    from burnish.backends.census import Census
     from burnish.passes.explain import NearMiss
 
 SCHEMA_VERSION = 1
@@ -122,6 +123,8 @@ class Report:
         passes: One entry a pass, in order.
         verification: What was checked and found; see `burnish.passes.guard`.
         warnings: One line each.
+        census: "before" and "after" -> operators stored and executed, where asked for; see
+            `burnish.backends.census`.
         explanations: Near misses, where asked for; see `burnish.passes.explain`.
         seconds: Wall time (s) of the whole optimization.
     """
@@ -136,9 +139,13 @@ class Report:
     passes: list[PassReport] = field(default_factory=list)
     verification: dict[str, Any] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
+    census: dict[str, Census] | None = None
     explanations: list[NearMiss] = field(default_factory=list)
     seconds: float = 0.0
 
     def as_dict(self) -> dict[str, Any]:
         """Return plain data, ready for JSON."""
-        return {"schema": SCHEMA_VERSION, **dataclasses.asdict(self)}
+        data = {"schema": SCHEMA_VERSION, **dataclasses.asdict(self)}
+        if self.census is not None:
+            data["census"] = {side: found.as_dict() for side, found in self.census.items()}
+        return data

@@ -1,26 +1,45 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`burnish inspect MODEL`: what is in a model."""
+"""`burnish inspect MODEL`: what is in a model, and what the runtime makes of it."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
+import string
 from typing import TYPE_CHECKING
 
 import click
 
+from burnish.errors import InputError
 from burnish.tools.cli import debug_option
 
 if TYPE_CHECKING:
     import onnx_ir as ir
 
+    from burnish.backends.census import Census
+
 
 @click.command(name="inspect", context_settings={"help_option_names": ["-h", "--help"]})
-@click.argument("model")
+@click.argument("models", nargs=-1, required=True, metavar="MODEL...")
+@click.option("--fused", is_flag=True, help="Count fused operators, stored and executed.")
+@click.option("--target", default="cpu", show_default=True, help="What executes them.")
 @click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
 @debug_option
-def command(model: str, as_json: bool) -> None:
-    """Show the inputs, outputs, operators and size of MODEL."""
+def command(models: tuple[str, ...], fused: bool, target: str, as_json: bool) -> None:
+    """Show the inputs, outputs, operators and size of MODEL.
+
+    With --fused, count its fused operators: those it holds, and those the runtime executes after
+    its own optimization. Several models are compared.
+    """
+    if fused:
+        _fused(models, target, as_json)
+    elif len(models) > 1:
+        raise InputError("one model is shown at a time", hint="add --fused to compare several")
+    else:
+        _contents(models[0], as_json)
+
+
+def _contents(model: str, as_json: bool) -> None:
     from burnish import frontends
     from burnish.passes.report import ModelStats
     from burnish.passes.verify import verify
@@ -57,6 +76,33 @@ def command(model: str, as_json: bool) -> None:
     show(f"{stats.nodes} nodes, {parameters}, opset {stats.opset}")
     for line in (*loaded.notes, *problems):
         show(f"note: {line}")
+
+
+def _fused(models: tuple[str, ...], target: str, as_json: bool) -> None:
+    from burnish import frontends
+    from burnish.backends.census import census, losses
+    from burnish.backends.target import Target
+    from burnish.tools.present import census_table, show
+
+    on = Target.parse(target)
+    found: dict[str, Census] = {}
+    for name in models:
+        # Not the file itself: the runtime may refuse what a frontend repairs.
+        label = name if name not in found else f"{name} #{len(found) + 1}"
+        found[label] = census(frontends.load(name).model, on)
+    first, *others = found
+    lost = {name: losses(found[first], found[name]) for name in others}
+    if as_json:
+        data = [{"model": name, **item.as_dict()} for name, item in found.items()]
+        click.echo(json.dumps({"models": data, "losses": lost}, indent=2))
+        return
+    letters = dict(zip(string.ascii_uppercase, found, strict=False))
+    show(*(f"{letter}: {name}" for letter, name in letters.items()))
+    sides = {letter: found[name] for letter, name in letters.items()}
+    show(census_table("fused operators", sides))
+    for letter, name in letters.items():
+        for line in lost.get(name, ()):
+            show(f"note: {letter}: {line}")
 
 
 def _interface(value: ir.Value) -> dict[str, object]:

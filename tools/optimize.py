@@ -49,6 +49,7 @@ _EPILOG = (
 @click.option("--report", metavar="R.json", help="Write the report as JSON.")
 @click.option("--dry-run", is_flag=True, help="Show the expanded pipeline; write nothing.")
 @click.option("--timing", is_flag=True, help="Show seconds by pass and rule.")
+@click.option("--census", is_flag=True, help="Count what the runtime executes, before and after.")
 @click.option(
     "--explain",
     is_flag=False,
@@ -75,6 +76,7 @@ def command(
     report: str | None,
     dry_run: bool,
     timing: bool,
+    census: bool,
     explain: str | None,
     print_ir_after: tuple[str, ...],
     bisect_limit: int | None,
@@ -112,6 +114,7 @@ def command(
             max_error=max_error,
             seed=seed,
             explain=explain,
+            count_executed=census,
             instruments=instruments,
             progress=None if quiet or as_json else present.progress,
         )

@@ -5,13 +5,14 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from burnish.backends.census import Census
     from burnish.passes.explain import NearMiss
     from burnish.passes.pipeline import Pipeline
     from burnish.passes.report import PassReport, Report
@@ -85,6 +86,8 @@ def summary(report: Report, destination: Path, *, timing: bool) -> None:
         show(f"left alone: {places}; --explain shows them")
     if timing:
         show(timing_table(report))
+    if report.census is not None:
+        show(census_table("fused operators", report.census))
     for check in report.verification.get("checks", ()):
         kind = "same within rounding" if check["lossless"] else "changed on purpose"
         show(f"checked: relative error {check['error']:.2e} against the original ({kind})")
@@ -122,6 +125,19 @@ def refusal_counts(report: PassReport) -> Counter[str]:
 
 def _ordered(counts: Counter[str]) -> list[tuple[str, int]]:
     return sorted(counts.items(), key=lambda pair: (-pair[1], pair[0]))
+
+
+def census_table(title: str, found: Mapping[str, Census]) -> Table:
+    """Return how many fused operators models hold and execute; a pair of columns for each."""
+    sides = [side for item in found.values() for side in (item.stored, item.executed)]
+    columns = ["operator"]
+    for name in found:
+        label = f"{name}\n" if len(found) > 1 else ""
+        columns += [f"{label}stored", f"{label}executed"]
+    kinds = sorted({kind for side in sides for kind in side.fused})
+    rows = [(kind, *(str(side.ops.get(kind, "")) for side in sides)) for kind in kinds]
+    rows.append(("all nodes", *(str(side.nodes) for side in sides)))
+    return table(title, columns, rows)
 
 
 def timing_table(report: Report) -> Table:

@@ -10,7 +10,7 @@ import sysconfig
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jsonschema
 import numpy as np
@@ -20,6 +20,7 @@ import pytest
 
 from burnish.passes import registry
 from burnish.passes.explain import NearMiss
+from burnish.passes.rule import pass_of, rule
 from burnish.testing import parse
 from burnish.tools import cli, present
 
@@ -377,8 +378,17 @@ def _install_passes(monkeypatch: pytest.MonkeyPatch) -> None:
             with ctx.rewrite("crash-rule", "w"):
                 raise ZeroDivisionError("division by zero")
 
+    @rule
+    def hide_add(op: Any, x: Any) -> Any:
+        """Add(x, 1) -> Sub(x, -1)."""
+        return op.Add(x, 1.0)
+
+    @hide_add.rewrite
+    def _(op: Any, x: Any) -> Any:
+        return op.Sub(x, -1.0)
+
     module = types.ModuleType("burnish_test_passes")
-    module.__dict__.update(Scale=Scale, Crash=Crash)
+    module.__dict__.update(Scale=Scale, Crash=Crash, Hide=pass_of("hide", hide_add))
     monkeypatch.setitem(sys.modules, "burnish_test_passes", module)
 
 
@@ -390,6 +400,57 @@ def test_inspect(run: Run, model: Path) -> None:
     data = json.loads(run("inspect", model, "--json", script="burnish").out)
     assert data["ops"] == {"Add": 1, "Identity": 1, "MatMul": 2, "Relu": 1}
     assert data["inputs"] == [{"name": "x", "dtype": "float", "shape": ["N", 16]}]
+
+
+def _gelu(path: Path) -> Path:
+    """A model of which the runtime makes one BiasGelu."""
+    constants = "float[4] b = {1, 2, 3, 4}, float root = {1.41421356}, float one = {1}"
+    body = "t = Add(x, b)  d = Div(t, root)  e = Erf(d)  o = Add(e, one)  m = Mul(t, o)"
+    text = f"g (float[2,4] x) => (float[2,4] y) <{constants}, float half = {{0.5}}> "
+    ir.save(parse(f"{text} {{ {body}  y = Mul(m, half) }}"), path)
+    return path
+
+
+def test_inspect_fused_counts_what_is_stored_and_what_is_executed(run: Run, tmp_path: Path) -> None:
+    gelu = _gelu(tmp_path / "g.onnx")
+    result = run("inspect", gelu, "--fused", script="burnish")
+    assert result.code == 0, result.err
+    assert "com.microsoft::BiasGelu" in result.out
+    after = tmp_path / "after.onnx"
+    assert run(gelu, "-o", after).code == 0
+    result = run("inspect", gelu, after, "--fused", script="burnish")
+    assert (f"A: {gelu}" in result.out, "note:" in result.out) == (True, False)
+    data = json.loads(run("inspect", gelu, after, "--fused", "--json", script="burnish").out)
+    assert data["losses"] == {str(after): []}
+    sides = ("stored", "executed")
+    stored, executed = ([item[side]["fused"] for item in data["models"]] for side in sides)
+    assert stored == [{}, {"Gelu": 1}]
+    assert executed == [{"com.microsoft::BiasGelu": 1}] * 2
+    same = run("inspect", gelu, gelu, "--fused", "--json", script="burnish")
+    assert [item["model"] for item in json.loads(same.out)["models"]] == [str(gelu), f"{gelu} #2"]
+    assert run("inspect", gelu, after, script="burnish").code == 2
+
+
+def test_census_goes_into_the_report(run: Run, tmp_path: Path) -> None:
+    path = tmp_path / "r.json"
+    result = run(_gelu(tmp_path / "g.onnx"), "--census", "--report", path)
+    assert result.code == 0, result.err
+    assert "com.microsoft::BiasGelu" in result.out
+    report = json.loads(path.read_text())
+    jsonschema.validate(report, json.loads(_SCHEMA.read_text()))
+    assert report["census"]["before"]["stored"]["nodes"] == 6
+    assert report["census"]["after"]["executed"]["ops"] == {"com.microsoft::BiasGelu": 1}
+
+
+def test_a_census_that_got_worse_is_a_warning(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(registry.BUILT_IN, "hide", "burnish_test_passes:Hide")
+    _install_passes(monkeypatch)
+    result = run(_gelu(tmp_path / "g.onnx"), "--census", "--passes", "hide")
+    assert result.code == 0, result.err
+    out = " ".join(result.out.split())
+    assert "note: the runtime executes 1 fewer com.microsoft::BiasGelu than it makes" in out
 
 
 def test_passes_lists_all_and_describes_one(run: Run) -> None:
