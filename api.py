@@ -53,7 +53,7 @@ def load(source: Any) -> ir.Model:
 
 def optimize(
     source: Any,
-    passes: str | Pass | Pipeline | Iterable[Pass | str] = DEFAULT_PASSES,
+    passes: str | Pass | Pipeline | Iterable[Pass | Pipeline | str] = DEFAULT_PASSES,
     *,
     output: str | os.PathLike[str] | None = None,
     target: str | Target = "cpu",

@@ -45,7 +45,7 @@ class Pipeline:
         return Pipeline(_Parser(text).whole())
 
     @staticmethod
-    def of(passes: str | Pass | Pipeline | Iterable[Pass | str]) -> Pipeline:
+    def of(passes: str | Pass | Pipeline | Iterable[Pass | Pipeline | str]) -> Pipeline:
         """Accept whatever stands for a pipeline: text, a pass, or a mix of both."""
         if isinstance(passes, Pipeline):
             return passes

@@ -90,6 +90,8 @@ def summary(report: Report, destination: Path, *, timing: bool) -> None:
         show(census_table("fused operators", report.census))
     for check in report.verification.get("checks", ()):
         kind = "same within rounding" if check["lossless"] else "changed on purpose"
+        if "amplified" in check:
+            kind = f"rounding alone makes {check['amplified'] / 2:.1e} here"
         show(f"checked: relative error {check['error']:.2e} against the original ({kind})")
     for line in report.warnings:
         show(f"note: {line}")
