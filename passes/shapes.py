@@ -42,6 +42,18 @@ def infer_shapes(model: ir.Model) -> None:
         for node in graph:
             for value in node.outputs:
                 value.metadata_props.pop(library.SYM_DATA_KEY, None)
+                _name_numbers(value)
+
+
+def _name_numbers(value: ir.Value) -> None:
+    """Make sizes numbers that the library found to be numbers but holds as symbols."""
+    if value.shape is None or not any(_is_number(dim) for dim in value.shape.dims):
+        return
+    value.shape = ir.Shape([int(str(dim)) if _is_number(dim) else dim for dim in value.shape.dims])
+
+
+def _is_number(dim: int | ir.SymbolicDim) -> bool:
+    return isinstance(dim, ir.SymbolicDim) and dim.value is not None and dim.value.isdecimal()
 
 
 @functools.cache
@@ -153,6 +165,7 @@ def infer_node(
         infer(context, node)
     for value in node.outputs:
         _forget_names(value, context.generated_dim_names)
+        _name_numbers(value)
         value.metadata_props.pop(library.SYM_DATA_KEY, None)
 
 
