@@ -61,6 +61,7 @@ def optimize(
     verify: Level = "end",
     max_error: float | None = None,
     seed: int = 0,
+    strict: bool = False,
     explain: str | None = None,
     count_executed: bool = False,
     instruments: Sequence[Instrument] = (),
@@ -79,6 +80,8 @@ def optimize(
         verify: Check structure and numbers after "each" pass, at the "end", or not at all ("off").
         max_error: Largest relative RMS error of the outputs allowed, against the original.
         seed: Seed of every random choice.
+        strict: Let the exception of a rule that raises pass; otherwise the rule is skipped there,
+            with a warning.
         explain: Glob pattern of rules whose near misses go into the report; see
             `burnish.passes.explain`.
         count_executed: Put into the report which operators the runtime executes before and after,
@@ -108,19 +111,20 @@ def optimize(
     samples = _calibration(calibration, model)
     guard = Guard(verify, samples, seed)
     ctx = PassContext(on, samples, seed, [*instruments, guard], warnings=list(loaded.notes))
+    ctx.strict = strict
     ctx.explain = None if explain is None else Explain(explain)
     if progress is not None:
         ctx.progress = progress
     before = ModelStats.of(model)
     counts = _census(model, on, ctx) if count_executed else None
     guard.start(model)
-    if max_error is not None and (guard.level == "off" or guard.skipped):
-        why = guard.skipped or "verification is off"
+    if max_error is not None and (guard.level == "off" or guard.unchecked):
+        why = guard.unchecked or "verification is off"
         raise InputError(f"the error budget cannot be checked: {why}")
     model = pipeline.run(model, ctx)
     guard.finish(model)
-    if guard.skipped is not None:
-        ctx.warn(f"numbers were not compared: {guard.skipped}")
+    if guard.unchecked is not None:
+        ctx.warn(f"numbers were not compared: {guard.unchecked}")
     executed = None
     if counts is not None:
         executed = {"before": counts, "after": census(model, on)}

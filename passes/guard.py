@@ -43,14 +43,14 @@ class Guard(Instrument):
         calibration: Where sample inputs come from; without it they are random.
         seed: Seed of random inputs.
         checks: What was compared, for the report.
-        skipped: Why numbers were not compared, if they were not.
+        unchecked: Why numbers were not compared, if they were not.
     """
 
     level: Level
     calibration: CalibrationSource | None
     seed: int
     checks: list[dict[str, Any]] = field(default_factory=list)
-    skipped: str | None = None
+    unchecked: str | None = None
     _feeds: list[Feeds] = field(default_factory=list)
     _original: list[dict[str, np.ndarray]] = field(default_factory=list)
     _expected: list[dict[str, np.ndarray]] = field(default_factory=list)
@@ -73,7 +73,7 @@ class Guard(Instrument):
                     self._feeds = [measure.random_feeds(session, seed=self.seed)]
                 self._original = [session.run(feeds) for feeds in self._feeds]
         except BurnishError as error:
-            self.skipped = f"the original model does not run: {error}"
+            self.unchecked = f"the original model does not run: {error}"
             return
         self._expected, self._reference = self._original, model.clone()
 
@@ -110,7 +110,7 @@ class Guard(Instrument):
     @property
     def final_error(self) -> float | None:
         """Relative RMS error of the last check against the original model, if one was made."""
-        return self.checks[-1]["error"] if self.checks and not self.skipped else None
+        return self.checks[-1]["error"] if self.checks and not self.unchecked else None
 
     def as_dict(self) -> dict[str, Any]:
         """Return what was checked, as plain data."""
@@ -119,7 +119,7 @@ class Guard(Instrument):
             "level": self.level,
             "inputs": source,
             "samples": len(self._feeds),
-            "skipped": self.skipped,
+            "skipped": self.unchecked,
             "checks": self.checks,
         }
 
@@ -131,7 +131,7 @@ class Guard(Instrument):
         problems = verify(model)
         if problems:
             raise VerificationError(f"after {label} the model is malformed: {problems[0]}")
-        if self.skipped is not None:
+        if self.unchecked is not None:
             return
         actual = self._run(model, label)
         self._compare(label, actual, lossless)
