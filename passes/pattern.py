@@ -106,16 +106,22 @@ class Pattern:
         roots: Its outputs; the first one's operator is what matching starts from.
         variables: Parameter names.
         depth: Longest chain of nodes, which bounds how far a change can enable a new match.
+        above: For each input of the first root that an operator must make, which operators may.
     """
 
     roots: tuple[Output, ...]
     variables: tuple[str, ...]
     depth: int
+    above: tuple[frozenset[str], ...]
 
     @property
     def start(self) -> NodePattern:
         """The node matching starts from."""
         return self.roots[0].node
+
+    def may_match(self, above: frozenset[str]) -> bool:
+        """Whether a node whose inputs are made by these operators can match: a quick test."""
+        return not any(wanted.isdisjoint(above) for wanted in self.above)
 
 
 def const(predicate: Callable[[np.ndarray], bool] | None = None) -> Any:
@@ -191,7 +197,8 @@ def trace(function: Callable[..., Any]) -> Pattern:
     if not roots or not all(isinstance(root, Output) for root in roots):
         raise TypeError(f"pattern {function.__name__} must return one or more operators")
     names = tuple(variable.name for variable in variables)
-    return Pattern(roots, names, max(_depth(root.node) for root in roots))
+    above = tuple(filter(None, map(_made_by, roots[0].node.inputs)))
+    return Pattern(roots, names, max(_depth(root.node) for root in roots), above)
 
 
 def _named(parameter: inspect.Parameter) -> Variable:
@@ -210,6 +217,16 @@ def _named(parameter: inspect.Parameter) -> Variable:
 
 def _depth(node: NodePattern) -> int:
     return 1 + max((_depth(child) for item in node.inputs for child in _nodes(item)), default=0)
+
+
+def _made_by(value: ValuePattern) -> frozenset[str]:
+    """Return the operators a value must be made by; none where it need not be by any."""
+    if isinstance(value, Output):
+        return value.node.op_types
+    if isinstance(value, Either):
+        options = [_made_by(option) for option in value.options]
+        return frozenset().union(*options) if all(options) else frozenset()
+    return frozenset()
 
 
 def _nodes(value: ValuePattern) -> Iterator[NodePattern]:

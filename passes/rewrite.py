@@ -86,7 +86,11 @@ class _Driver:
     def visit(self, node: ir.Node) -> None:
         opset = self.opset_imports.get(node.domain, 1)
         misses: dict[str, tuple[Rule, Furthest]] = {}
+        makers = [value.producer() for value in node.inputs if value is not None]
+        above = frozenset(maker.op_type for maker in makers if maker is not None)
         for rule, pattern in self.index[node.domain, node.op_type]:
+            if not pattern.may_match(above) and rule.name not in self.asked:
+                continue
             near = Furthest()
             match = match_at(pattern, node, opset, near)
             if match is not None:
