@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import onnx_ir as ir
 
+from burnish.errors import BurnishError
 from burnish.passes.instrument import Event, Instrument
 from burnish.passes.report import PassReport
 
@@ -64,6 +65,7 @@ class PassContext:
         warnings: One line each, for the report.
         reports: One entry for each pass run at the top of the pipeline.
         explain: Collects where rules nearly applied; None unless asked for.
+        strict: Whether a rule that raises ends the build; else it is skipped there, and reported.
     """
 
     target: Target
@@ -74,10 +76,12 @@ class PassContext:
     warnings: list[str] = field(default_factory=list)
     reports: list[PassReport] = field(default_factory=list)
     explain: Explain | None = None
+    strict: bool = True
     _stack: list[PassScope] = field(default_factory=list, repr=False)
     _passes: int = field(default=0, repr=False)
     _rewrites: int = field(default=0, repr=False)
     _edits: int = field(default=0, repr=False)
+    _faulty: set[str] = field(default_factory=set, repr=False)
     _analyses: dict[tuple[Any, int], tuple[int, Any, Any]] = field(default_factory=dict, repr=False)
 
     @contextlib.contextmanager
@@ -181,6 +185,28 @@ class PassContext:
         inner = describe(at) if at is not None and at is not where else ""
         repair = repair or repair_for(reason)
         explain.add(NearMiss(rule, describe(where), op_type, inner, reason, repair))
+
+    def goes_on_after(self, error: Exception, rule: str, where: Place) -> bool:
+        """Record that a rule raised before it changed anything.
+
+        Returns:
+            Whether to go on without it; otherwise the caller lets the exception pass. Errors that
+            are no fault of the rule always pass.
+        """
+        scope = self._stack[-1]
+        place = describe(where)
+        event = Event("rewrite", rule, self._rewrites + 1, place, scope.event.name)
+        if self.strict or isinstance(error, BurnishError | MemoryError):
+            for instrument in self.instruments:
+                instrument.failed(event, scope.model, error)
+            return False
+        for instrument in self.instruments:
+            instrument.skipped(event, scope.model, error)
+        if rule not in self._faulty:  # one line a rule; the report counts the places
+            self._faulty.add(rule)
+            kind, text = type(error).__name__, " ".join(str(error).split())
+            self.warn(f"rule {rule} raised {kind} at {place!r} and was skipped there: {text}")
+        return True
 
     @property
     def details(self) -> dict[str, Any]:

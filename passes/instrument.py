@@ -48,6 +48,9 @@ class Instrument:
     def failed(self, event: Event, model: ir.Model, error: BaseException) -> None:
         """Is called when one raised; the exception goes on afterwards."""
 
+    def skipped(self, event: Event, model: ir.Model, error: Exception) -> None:
+        """Is called when a rule raised before it changed anything; the build goes on without it."""
+
 
 @dataclass(frozen=True)
 class BisectLimit(Instrument):

@@ -92,7 +92,11 @@ class _Driver:
             if not pattern.may_match(above) and rule.name not in self.asked:
                 continue
             near = Furthest()
-            match = match_at(pattern, node, opset, near)
+            try:
+                match = match_at(pattern, node, opset, near)
+            except Exception as error:  # a predicate's
+                self.fault(rule, node, error)
+                continue
             if match is not None:
                 if self.attempt(rule, pattern, match, node):
                     return
@@ -109,23 +113,24 @@ class _Driver:
             self.refused.add((rule.name, node))
             self.ctx.refuse(rule.name, node, why.reason, repair=why.repair, at=at)
 
+    def fault(self, rule: Rule, node: ir.Node, error: Exception) -> None:
+        """Leave out a rule that raised, at this node, or let its exception pass."""
+        if not self.ctx.goes_on_after(error, rule.name, node):
+            raise error
+        self.refuse(rule, node, NoMatch(f"the rule raised {type(error).__name__}"))
+
     def attempt(self, rule: Rule, pattern: Pattern, match: Match, node: ir.Node) -> bool:
         """Build the replacement and, if nothing speaks against it, put it in place."""
         builder = Builder(self.opset_imports)
-        made = rule.replace(builder, match.bindings(pattern), self.ctx)
-        outputs: list[ir.Value] = []
-        if isinstance(made, NoMatch):
-            refusal: NoMatch | None = made
-        else:
-            outputs = [i.value if isinstance(i, Operand) else i for i in _as_tuple(made)]
-            assert len(outputs) == len(pattern.roots), f"{rule.name}: wrong number of outputs"
-            old = [match.nodes[root.node].outputs[root.index] for root in pattern.roots]
-            pairs = list(zip(old, outputs, strict=True))
-            objection = self.objection(rule, builder, match, pairs)
-            refusal = None if objection is None else NoMatch(objection)
-        if refusal is not None:
+        try:
+            outputs = self.propose(rule, pattern, match, builder)
+        except Exception as error:
             discard(builder.nodes)
-            self.refuse(rule, node, refusal)
+            self.fault(rule, node, error)
+            return False
+        if isinstance(outputs, NoMatch):
+            discard(builder.nodes)
+            self.refuse(rule, node, outputs)
             return False
         with self.ctx.rewrite(rule.name, node) as go:
             if go:
@@ -133,6 +138,19 @@ class _Driver:
                 return True
         discard(builder.nodes)
         return False
+
+    def propose(
+        self, rule: Rule, pattern: Pattern, match: Match, builder: Builder
+    ) -> list[ir.Value] | NoMatch:
+        """Build the replacement beside the graph: values for the outputs, or why there are none."""
+        made = rule.replace(builder, match.bindings(pattern), self.ctx)
+        if isinstance(made, NoMatch):
+            return made
+        outputs = [item.value if isinstance(item, Operand) else item for item in _as_tuple(made)]
+        assert len(outputs) == len(pattern.roots), f"{rule.name}: wrong number of outputs"
+        old = [match.nodes[root.node].outputs[root.index] for root in pattern.roots]
+        objection = self.objection(rule, builder, match, list(zip(old, outputs, strict=True)))
+        return outputs if objection is None else NoMatch(objection)
 
     def objection(
         self, rule: Rule, builder: Builder, match: Match, pairs: list[tuple[ir.Value, ir.Value]]

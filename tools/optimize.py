@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from burnish.api import Optimized
     from burnish.passes.instrument import Instrument
     from burnish.passes.pipeline import Pipeline
+    from burnish.passes.reproducer import Failure
 
 _EPILOG = (
     "Exit codes: 0 done, 1 internal error, 2 bad usage or input, 3 verification failed, "
@@ -60,6 +61,7 @@ _EPILOG = (
 @click.option("--print-ir-after", multiple=True, metavar="PASS|all", help="Print the model after.")
 @click.option("--bisect-limit", type=click.IntRange(min=0), help="Do only the first N rewrites.")
 @click.option("--disable", multiple=True, metavar="NAME", help="Hold back a pass or rule (glob).")
+@click.option("--strict", is_flag=True, help="Stop at a rule that raises; do not skip it.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Seed of random choices.")
 @click.option("--force", is_flag=True, help="Allow -o to name the input.")
 @click.option("--quiet", "-q", is_flag=True, help="Print errors only.")
@@ -81,6 +83,7 @@ def command(
     print_ir_after: tuple[str, ...],
     bisect_limit: int | None,
     disable: tuple[str, ...],
+    strict: bool,
     seed: int,
     force: bool,
     quiet: bool,
@@ -89,7 +92,7 @@ def command(
     """Optimize MODEL (an .onnx file, a .pt2 program, or module:function) by composable passes."""
     from burnish import api
     from burnish.passes.pipeline import Pipeline
-    from burnish.passes.reproducer import FailureWatch
+    from burnish.passes.reproducer import Failure, FailureWatch
     from burnish.tools import present
 
     destination = Path(output) if output is not None else _default_output(model)
@@ -113,6 +116,7 @@ def command(
             verify=verify,
             max_error=max_error,
             seed=seed,
+            strict=strict,
             explain=explain,
             count_executed=census,
             instruments=instruments,
@@ -121,8 +125,13 @@ def command(
     except BurnishError:
         raise
     except Exception as error:
-        error.add_note(_write_reproducer(error, watch, destination))
+        failure = Failure.of(watch.event, watch.model, error)
+        bundle = _write_reproducer(failure, destination, "reproducer.zip")
+        error.add_note(f"please report it with {bundle}")
         raise
+    for rule, failure in watch.skipped_rules.items():
+        bundle = _write_reproducer(failure, destination, f"{rule}.reproducer.zip")
+        result.report.warnings.append(f"please report the failure of {rule} with {bundle}")
     _deliver(
         result, destination, report, as_json=as_json, quiet=quiet, timing=timing, explain=explain
     )
@@ -207,10 +216,9 @@ def _json(result: Optimized) -> str:
     return json.dumps(result.report.as_dict(), indent=2)
 
 
-def _write_reproducer(error: Exception, watch: Any, destination: Path) -> str:
+def _write_reproducer(failure: Failure, destination: Path, suffix: str) -> Path:
     from burnish import api
     from burnish.passes.reproducer import write_bundle
 
-    path = destination.with_name(f"{destination.stem}.reproducer.zip")
-    write_bundle(path, error, watch, command=shlex.join(sys.argv), versions=api.versions())
-    return f"please report it with {path}"
+    path = destination.with_name(f"{destination.stem}.{suffix}")
+    return write_bundle(path, failure, command=shlex.join(sys.argv), versions=api.versions())

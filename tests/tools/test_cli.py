@@ -347,6 +347,41 @@ def test_an_internal_error_exits_1_with_a_reproducer(
     assert "Traceback" in run(model, "--passes", "crash", "--debug").err
 
 
+def test_a_rule_that_raises_is_skipped_with_a_warning_and_a_reproducer(
+    run: Run, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(registry.BUILT_IN, "faulty", "burnish_test_passes:Faulty")
+    _install_passes(monkeypatch)
+    path = tmp_path / "r.json"
+    result = run(model, "--passes", "faulty,cleanup", "--report", path)
+    assert result.code == 0, result.err
+    assert len(onnx.load(model.with_name("m.opt.onnx")).graph.node) == 4, "the build went on"
+    bundle = model.with_name("m.opt.raises.reproducer.zip")
+    raised, where = json.loads(path.read_text())["warnings"]
+    assert raised == "rule raises raised KeyError at 'MatMul_t' and was skipped there: 'lost'"
+    assert where == f"please report the failure of raises with {bundle}"
+    with zipfile.ZipFile(bundle) as opened:
+        about = json.loads(opened.read("about.json"))
+        assert about["failed_in"]["name"] == "raises"
+        assert about["failed_in"]["where"] == "MatMul_t"
+        # As it was then, before cleanup.
+        assert "Identity" in opened.read("model.txt").decode()
+        assert "KeyError" in opened.read("traceback.txt").decode()
+
+
+def test_strict_stops_at_a_rule_that_raises(
+    run: Run, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(registry.BUILT_IN, "faulty", "burnish_test_passes:Faulty")
+    _install_passes(monkeypatch)
+    result = run(model, "--passes", "faulty,cleanup", "--strict")
+    assert result.code == 1
+    assert "internal error: KeyError('lost')" in result.err
+    assert files(model.parent) == {"m.onnx", "m.opt.reproducer.zip"}
+    with zipfile.ZipFile(model.with_name("m.opt.reproducer.zip")) as opened:
+        assert json.loads(opened.read("about.json"))["failed_in"]["name"] == "raises"
+
+
 def _install_passes(monkeypatch: pytest.MonkeyPatch) -> None:
     """Make passes that misbehave importable by name."""
     import types
@@ -387,8 +422,19 @@ def _install_passes(monkeypatch: pytest.MonkeyPatch) -> None:
     def _(op: Any, x: Any) -> Any:
         return op.Sub(x, -1.0)
 
+    @rule
+    def raises(op: Any, x: Any, w: Any) -> Any:
+        """MatMul(x, w) -> an exception."""
+        return op.MatMul(x, w)
+
+    @raises.rewrite
+    def _(op: Any, x: Any, w: Any) -> Any:
+        op.Neg(x)
+        raise KeyError("lost")
+
     module = types.ModuleType("burnish_test_passes")
-    module.__dict__.update(Scale=Scale, Crash=Crash, Hide=pass_of("hide", hide_add))
+    module.__dict__.update(Scale=Scale, Crash=Crash)
+    module.__dict__.update(Hide=pass_of("hide", hide_add), Faulty=pass_of("faulty", raises))
     monkeypatch.setitem(sys.modules, "burnish_test_passes", module)
 
 
