@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from burnish.backends.preferences import PREFERENCES, Preferences, find
 from burnish.errors import InputError
 
 if TYPE_CHECKING:
@@ -55,12 +56,14 @@ class Target:
         provider: The ONNX Runtime execution provider that runs it.
         isa: Instruction-set features, e.g. ``{"avx2", "avx512", "vnni"}``; see `detect_isa`.
         max_opset: The newest opset of the default domain that the runtime fully supports.
+        preferences: Which fused operators pay; the first entry that covers one counts.
     """
 
     name: str
     provider: str
     isa: frozenset[str]
     max_opset: int
+    preferences: Preferences = ()
 
     @staticmethod
     def parse(text: str) -> Target:
@@ -75,7 +78,7 @@ class Target:
             near = difflib.get_close_matches(name, _PROVIDERS, n=1)
             hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(_PROVIDERS)}"
             raise InputError(f"unknown target {text!r}", hint=hint)
-        return Target(name, provider, detect_isa(), max_opset())
+        return Target(name, provider, detect_isa(), max_opset(), PREFERENCES.get(name, ()))
 
     def support(
         self,
@@ -111,6 +114,19 @@ class Target:
     def fuses(self, name: str, dtype: ir.DataType | None = None) -> bool:
         """Whether the runtime has a kernel for a fused operator of `MICROSOFT`'s domain."""
         return self.support(name, MICROSOFT, opset=1, dtype=dtype) is Support.KERNEL
+
+    def objection_to(self, operator: str, dtype: ir.DataType | None = None) -> str | None:
+        """Why a rule should not write a fused operator, though the target runs it; or None.
+
+        Args:
+            operator: As in `burnish.backends.preferences`.
+            dtype: Element type it would have.
+        """
+        known = find(self.preferences, operator, None if dtype is None else dtype.name)
+        if known is None or known.prefer:
+            return None
+        measured = "" if known.ratio is None else f" ({known.ratio:.2f}x)"
+        return f"target {self.name} runs it no faster fused{measured}"
 
     @property
     def int8_accumulator_bits(self) -> int:

@@ -33,6 +33,7 @@ BUILT_IN: dict[str, str] = {
     "fuse": "burnish.passes.fuse:Fuse",
     "fuse-affine": "burnish.passes.fuse.affine:FuseAffine",
     "fuse-activation": "burnish.passes.fuse.activation:FuseActivation",
+    "fuse-attention": "burnish.passes.fuse.attention:FuseAttention",
     "fuse-gemm": "burnish.passes.fuse.gemm:FuseGemm",
     "fuse-norm": "burnish.passes.fuse.norm:FuseNorm",
     "fuse-pad": "burnish.passes.fuse.pad:FusePad",

@@ -1,0 +1,50 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which fused operators pay on which target, as measured: the one place that says so.
+
+A fused operator is not always the faster one. A rule that could write one asks
+`Target.objection_to`; what is not in the table is taken where the target has a kernel for it.
+Ratios are speed fused against speed unfused, above 1 where fusing pays; docs/decisions.md says how
+they were measured.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Preference:
+    """What was found of one fused operator on one target.
+
+    Attributes:
+        operator: Its name; where both domains have one, that of the runtime is `microsoft.NAME`.
+        prefer: Whether rules should write it.
+        ratio: Speed fused against unfused, None if it has not been measured.
+        dtypes: ONNX names of the element types it holds for, e.g. `FLOAT`; empty for all.
+    """
+
+    operator: str
+    prefer: bool
+    ratio: float | None = None
+    dtypes: frozenset[str] = frozenset()
+
+    def covers(self, operator: str, dtype: str | None) -> bool:
+        """Whether this says something of an operator of an element type."""
+        return self.operator == operator and (not self.dtypes or dtype in self.dtypes)
+
+
+Preferences = tuple[Preference, ...]
+
+PREFERENCES: dict[str, Preferences] = {
+    "cpu": (
+        Preference("Attention", False, None),
+        Preference("microsoft.MultiHeadAttention", False, None),
+    ),
+}
+"""The table, by name of the target. The first entry that covers an operator counts."""
+
+
+def find(preferences: Iterable[Preference], operator: str, dtype: str | None) -> Preference | None:
+    """Return what is known of an operator, or None."""
+    return next((item for item in preferences if item.covers(operator, dtype)), None)

@@ -1,0 +1,148 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Split, joined and repeated heads: what stands around the products of an attention.
+
+Queries are `[batch, heads, length, size]`; keys and values have as many heads or, where several
+heads of queries share one, fewer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+
+from burnish.passes.cleanup.arguments import ints_of
+from burnish.passes.cleanup.dims import same_dim
+from burnish.passes.cleanup.partial import Dim, Element, Partial, follow, partial_of
+from burnish.passes.constant import as_array
+from burnish.passes.rule import Builder, NoMatch, Operand, Replacement, rule
+
+SWAP_LAST = (0, 1, 3, 2)
+SWAP_HEADS = (0, 2, 1, 3)
+_DEPTH = 6  # operators between a size and the shape made of it
+
+
+# --- the transposed keys -----------------------------------------------------------------------
+
+
+@rule(opset=(13, None))
+def swap_last_axes(op: Any, x: Any, merged: Any, split: Any) -> Any:
+    """Reshape(Transpose(Reshape(x, 3-D)), 4-D) -> Transpose(x): the leading axes stay as they are.
+
+    So exporters transpose the keys of an attention whose rank they do not know.
+    """
+    flat = op.Reshape(x, merged, _bind="inner")
+    return op.Reshape(op.Transpose(flat, perm=[0, 2, 1]), split, _bind="outer")
+
+
+@swap_last_axes.rewrite
+def _(op: Builder, x: Operand, merged: Operand, split: Operand) -> Replacement:
+    if x.rank != 4:
+        return NoMatch("not of rank 4")
+    inner, outer = elements_of(merged.value), elements_of(split.value)
+    if inner is None or outer is None or len(inner) != 3 or len(outer) != 4:
+        return NoMatch("the shapes are not known")
+    if not (_is_size(inner[1], x.value, 2) and _is_size(inner[2], x.value, 3)):
+        return NoMatch("the reshape does not keep the last two axes")
+    if not all(_is_size(outer[i], x.value, SWAP_LAST[i]) for i in range(4)):
+        return NoMatch("the reshape does not restore the leading axes")
+    return op.Transpose(x, perm=SWAP_LAST)
+
+
+def elements_of(value: ir.Value, depth: int = _DEPTH) -> Sequence[Element] | None:
+    """Return what is known of each element of a computed shape, or None."""
+    found = _partial(value, depth)
+    return None if found is None else found.elements
+
+
+def _partial(value: ir.Value | None, depth: int) -> Partial | None:
+    array = as_array(value)
+    if array is not None:
+        return partial_of(array)
+    node = None if value is None else value.producer()
+    if node is None or depth == 0 or node.domain != "" or len(node.outputs) != 1:
+        return None
+    if node.op_type == "Shape":
+        return follow(node, {})
+    known = {item: _partial(item, depth - 1) for item in node.inputs if item is not None}
+    return follow(node, {item: partial for item, partial in known.items() if partial is not None})
+
+
+def _is_size(element: Element, value: ir.Value, axis: int) -> bool:
+    """Whether an element of a shape certainly is the size of an axis."""
+    if isinstance(element, Dim):
+        return element.same_size(value, axis)
+    dim = None if value.shape is None else value.shape[axis]
+    return isinstance(element, int) and element == dim
+
+
+# --- heads that are shared ---------------------------------------------------------------------
+
+
+def unrepeated(value: ir.Value) -> tuple[ir.Value, int]:
+    """Return keys or values before each head was repeated for several queries, and how often.
+
+    It looks through Reshape(Expand(Unsqueeze(x, 2))); 1 where nothing is repeated.
+    """
+    reshape = value.producer()
+    if reshape is None or reshape.op_type != "Reshape":
+        return value, 1
+    expand = _producer(reshape, "Expand")
+    unsqueeze = None if expand is None else _producer(expand, "Unsqueeze")
+    if expand is None or unsqueeze is None or ints_of(unsqueeze, "axes", 1) != (2,):
+        return value, 1
+    single, whole, small = unsqueeze.inputs[0], expand.outputs[0].shape, unsqueeze.outputs[0].shape
+    if single is None or whole is None or small is None or value.shape is None:
+        return value, 1
+    heads, times = whole.dims[1], whole.dims[2]
+    if not isinstance(heads, int) or not isinstance(times, int) or len(whole) != 5:
+        return value, 1
+    kept = all(same_dim(whole.dims[axis], small.dims[axis]) for axis in (0, 1, 3, 4))
+    joined = (whole.dims[0], heads * times, whole.dims[3], whole.dims[4])
+    if not kept or len(value.shape) != 4 or not all(map(same_dim, joined, value.shape.dims)):
+        return value, 1
+    return single, times
+
+
+def _producer(node: ir.Node, op_type: str) -> ir.Node | None:
+    value = node.inputs[0]
+    producer = None if value is None else value.producer()
+    return producer if producer is not None and producer.op_type == op_type else None
+
+
+# --- heads one behind another ------------------------------------------------------------------
+
+
+def splits_heads(merged: ir.Value, whole: ir.Value) -> bool:
+    """Whether `[batch * heads, a, b]` certainly became `[batch, heads, a, b]`, or the reverse."""
+    if merged.shape is None or whole.shape is None:
+        return False
+    three, four = merged.shape.dims, whole.shape.dims
+    return len(three) == 3 and len(four) == 4 and all(map(same_dim, three[1:], four[2:]))
+
+
+def apart(merged: ir.Value) -> ir.Value | None:
+    """Return the `[batch, heads, a, b]` that a value `[batch * heads, a, b]` was made of."""
+    node = merged.producer()
+    whole = node.inputs[0] if node is not None and node.op_type == "Reshape" else None
+    return whole if whole is not None and splits_heads(merged, whole) else None
+
+
+# --- between three axes and four ---------------------------------------------------------------
+
+
+def joined(op: Builder, x: Any) -> ir.Value:
+    """Turn `[batch, length, heads, size]` into `[batch, length, heads * size]`."""
+    return op.Reshape(x, np.array([0, 0, -1]))  # type: ignore[no-any-return]
+
+
+def split(op: Builder, x: Any, heads: int) -> ir.Value:
+    """Turn `[batch, length, heads * size]` into `[batch, length, heads, size]`."""
+    return op.Reshape(x, np.array([0, 0, heads, -1]))  # type: ignore[no-any-return]
+
+
+def swapped(op: Builder, x: Any) -> ir.Value:
+    """Turn `[batch, heads, length, size]` into `[batch, length, heads, size]`, or the reverse."""
+    return op.Transpose(x, perm=SWAP_HEADS)  # type: ignore[no-any-return]
