@@ -36,7 +36,8 @@ def infer_shapes(model: ir.Model) -> None:
     library = _library()
     # A shape that cannot be inferred makes rules refuse; it is no reason to fail a build.
     with contextlib.suppress(Exception):
-        library.infer_symbolic_shapes(model, warn_on_missing=False)
+        # Renaming sizes after what the outputs declare takes time quadratic in their number.
+        library.infer_symbolic_shapes(model, warn_on_missing=False, adopt_declared_symbols=False)
     # The library's notes to itself would otherwise be written to the file.
     for graph in all_graphs(model):
         for node in graph:
@@ -119,6 +120,11 @@ def _library() -> ModuleType:
             infer = library.registry.get("", op_type, version=since)
             library.registry.register("", op_type, since)(functools.partial(sound, infer))
     return cast(ModuleType, library)
+
+
+def shapes_are_inferred(model: ir.Model) -> bool:
+    """Whether `infer_shapes` would do nothing."""
+    return bool(model.meta.get(_INFERRED))
 
 
 def forget_shapes(model: ir.Model) -> None:
