@@ -36,10 +36,10 @@ from burnish.passes.context import PassContext
 from burnish.passes.edit import names_of, remove_unused, replace_value, take_names
 from burnish.passes.options import option
 from burnish.passes.rule import Builder
-from burnish.passes.shapes import infer_node, infer_shapes
+from burnish.passes.shapes import infer_node, infer_shapes, shapes_are_inferred
 
-MIB = 2**20
-_SMALL = 64 * 1024  # bytes no one counts
+KIB, MIB = 2**10, 2**20
+_SMALL = 64 * KIB  # bytes no one counts
 _FILL_RATIO = 16
 
 # Folding these would undo a quantization: the weight is stored in 8 bits or less on purpose.
@@ -62,14 +62,20 @@ class Fold(Pass):
         "static-expand",
     )
     budget: int = option(
-        64 * MIB, help="most bytes one result may be larger than the constants it replaces", min=0
+        64 * MIB, help="most bytes by which a result may exceed the constants it replaces", min=0
+    )
+    fill: int = option(
+        64 * KIB, help="most bytes of a result computed from less than a sixteenth of that", min=0
     )
 
     def apply(self, model: ir.Model, ctx: PassContext) -> None:
         """Fold the main graph with its subgraphs, then the functions."""
-        infer_shapes(model)
         for graph in (model.graph, *model.graph.subgraphs()):
             _lift_constants(graph, ctx)
+        if not shapes_are_inferred(model):
+            # Shapes are inferred faster and further where pads, bounds and targets are constants.
+            _Folding(self, model.graph, model.opset_imports, ctx, in_function=False).run()
+            infer_shapes(model)
         _Folding(self, model.graph, model.opset_imports, ctx, in_function=False).run()
         for function in model.functions.values():
             _Folding(self, function.graph, function.opset_imports, ctx, in_function=True).run()
@@ -348,12 +354,12 @@ class _Folding:
                 return "the target cannot name a constant of this type as an output"
         size = sum(array.nbytes for array in results)
         growth = size - origin.freed
-        if growth <= min(_SMALL, self.options.budget):
-            return None
         if growth > self.options.budget:
             return "the result is larger than the budget"
-        if size > _FILL_RATIO * origin.source:
+        if size > max(self.options.fill, _FILL_RATIO * origin.source):
             return "a large array computed from little"
+        if growth <= _SMALL:
+            return None
         if origin.narrowest < 8 * max(array.dtype.itemsize for array in results):
             return "it unpacks a constant that is stored in fewer bits"
         return None
