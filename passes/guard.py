@@ -191,7 +191,7 @@ class Guard(Instrument):
             ):
                 raise VerificationError(
                     f"after {label} the outputs differ: {output}",
-                    hint="find the rewrite at fault by halving --bisect-limit N",
+                    hint="`burnish bisect` with the same options finds the rewrite at fault",
                 )
         return max(allowed.values())
 

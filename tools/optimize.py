@@ -101,9 +101,9 @@ def command(
     if dry_run:
         present.dry_run(pipeline, model, target, calib)
         return
-    _check_names(pipeline, "--disable", disable)
-    _check_names(pipeline, "--print-ir-after", [name for name in print_ir_after if name != "all"])
-    _check_names(pipeline, "--explain", [] if explain is None else [explain])
+    check_names(pipeline, "--disable", disable)
+    check_names(pipeline, "--print-ir-after", [name for name in print_ir_after if name != "all"])
+    check_names(pipeline, "--explain", [] if explain is None else [explain])
     watch = FailureWatch()
     instruments = [watch, *_instruments(bisect_limit, disable, print_ir_after)]
     try:
@@ -160,7 +160,7 @@ def _check_destinations(model: str, output: Path, report: str | None, *, force: 
         raise InputError(f"output {output} is the input", hint="add --force to overwrite it")
 
 
-def _check_names(pipeline: Pipeline, option: str, patterns: Iterable[str]) -> None:
+def check_names(pipeline: Pipeline, option: str, patterns: Iterable[str]) -> None:
     """Refuse a pattern that no pass or rule of the pipeline bears."""
     from burnish.passes import registry
 

@@ -398,10 +398,11 @@ def _install_passes(monkeypatch: pytest.MonkeyPatch) -> None:
         name: ClassVar[str] = "scale"
 
         def apply(self, model: ir.Model, ctx: PassContext) -> None:
-            with ctx.rewrite("scale", "w"):
-                value = model.graph.initializers["w"]
-                assert value.const_value is not None
-                value.const_value = ir.tensor(value.const_value.numpy() * 2, name="w")
+            with ctx.rewrite("scale", "w") as go:
+                if go:
+                    value = model.graph.initializers["w"]
+                    assert value.const_value is not None
+                    value.const_value = ir.tensor(value.const_value.numpy() * 2, name="w")
 
     @dataclass(frozen=True)
     class Crash(Pass):
@@ -508,6 +509,27 @@ def test_passes_lists_all_and_describes_one(run: Run) -> None:
     assert "`sparsity`" in one.out
     wrong = run("passes", "prun", script="burnish")
     assert (wrong.code, "did you mean 'prune'?" in wrong.err) == (2, True)
+
+
+def test_bisect_names_the_first_bad_rewrite(
+    run: Run, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(registry.BUILT_IN, "scale", "burnish_test_passes:Scale")
+    _install_passes(monkeypatch)
+    good = run("bisect", model, "--passes", "cleanup", script="burnish")
+    assert (good.code, "no rewrite is at fault" in good.out) == (0, True)
+    assert "burnish bisect" in run(model, "--passes", "cleanup,scale").err
+    bad = run("bisect", model, "--passes", "cleanup,scale", script="burnish")
+    assert bad.code == 3
+    assert "rewrite 2 is the first bad one: rule scale of pass scale at 'w'" in bad.out
+    assert f"optimize {model} --passes cleanup,scale --bisect-limit 2\n" in bad.out
+    assert "the first 1 rewrites: good" in bad.err
+    found = run("bisect", model, "--passes", "cleanup,scale", "--json", script="burnish")
+    assert (found.code, json.loads(found.out)["number"]) == (3, 2)
+    words = ("bisect", model, "--passes", "cleanup,scale", "--disable", "scale")
+    assert run(*words, script="burnish").code == 0
+    assert run("bisect", model, "--disable", "nothing", script="burnish").code == 2
+    assert files(model.parent) == {"m.onnx"}
 
 
 def test_bench(run: Run, model: Path) -> None:
