@@ -13,8 +13,9 @@ from burnish.passes.base import Group, Pass
 class Fuse(Group):
     """Fuse normalizations, activations, padding, constant affines and products with their bias.
 
-    The order: norms and activations first, because a constant scale inside one of them must not be
-    folded into its neighbour before the whole is recognised; padding before scales, because it
+    The order: cleanup before all, because sizes are inferred once and further where they are
+    constants. Norms and activations next, because a constant scale inside one of them must not be
+    folded into its neighbour before the whole is recognised. Padding before scales, because it
     stands between a scale and a convolution.
     """
 
@@ -31,8 +32,8 @@ class Fuse(Group):
         from burnish.passes.upgrade import Upgrade
 
         return (
-            Upgrade(),
             Cleanup(),
+            Upgrade(),
             FuseNorm(),
             FuseActivation(),
             FusePad(),

@@ -74,6 +74,27 @@ def test_an_old_model_is_upgraded_for_the_operators_it_gets(freeze: Freeze) -> N
     assert_same_outputs(original, model)
 
 
+def test_sizes_are_known_where_the_graph_computes_them_from_constants(freeze: Freeze) -> None:
+    """As TorchScript exports the token that a vision transformer puts before the patches."""
+    model = freeze(
+        "g (float[1,3,8] x, float[1,1,8] w, int64[3] k, int64[1] j, int64 minus, float eps,"
+        " float two) => (float[1,4,8] y) { ones = ConstantOfShape<value = int64[1] {1}>(j)"
+        " f = Mul(ones, minus) s = Equal(k, f) t = Where(s, ones, k) c = Expand(w, t)"
+        " x0 = Concat<axis=1>(c, x) m = ReduceMean<axes=[-1]>(x0) d = Sub(x0, m) q = Pow(d, two)"
+        " v = ReduceMean<axes=[-1]>(q) e = Add(v, eps) r = Sqrt(e) y = Div(d, r) }",
+        opset=14,
+        k=[1, -1, -1],
+        j=[3],
+        minus=-1,
+        eps=1e-3,
+        two=2,
+    )
+    original = model.clone()
+    run_pass(Fuse(), model)
+    assert census(model) == {"Concat": 1, "LayerNormalization": 1}
+    assert_same_outputs(original, model)
+
+
 # --- classic topologies ------------------------------------------------------------------------
 
 

@@ -1,0 +1,70 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Transformers as both of torch's exporters write them: every attention and norm is found.
+
+Numbers are compared with the runtime's own optimizations off, within `numeric.TOLERANCES`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import Counter
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+
+from burnish.backends.target import Target
+from burnish.frontends import load
+from burnish.testing import assert_same_outputs, run_pass
+from burnish.tools.zoo.architectures import ARCHITECTURES, exported
+
+pytest.importorskip("transformers", reason="exports need torch and transformers")
+
+WANTS = dataclasses.replace(Target.parse("cpu"), preferences=())
+PIPELINE = (
+    "upgrade{opset=23},cleanup,fuse-norm,fuse-activation,"
+    "fuse-attention,cleanup,fuse-attention,cleanup"
+)
+ATTENTIONS = ("Attention", "MultiHeadAttention", "GroupQueryAttention")
+NORMS = ("LayerNormalization", "RMSNormalization", "SimplifiedLayerNormalization")
+FAST = ("bert", "gpt2", "llama", "t5-decoder")
+SIZES = {"batch": 2, "sequence": 7, "encoded": 9}
+
+
+def feeds(model: ir.Model) -> dict[str, np.ndarray]:
+    """Inputs as a tokenizer or a camera would give them: the end of the last text is padding."""
+    rng = np.random.default_rng(0)
+    made: dict[str, np.ndarray] = {}
+    for value in model.graph.inputs:
+        assert value.name is not None
+        assert value.shape is not None
+        assert value.dtype is not None
+        dims = [dim if isinstance(dim, int) else SIZES[str(dim)] for dim in value.shape.dims]
+        if "mask" in value.name:
+            made[value.name] = np.ones(dims, np.int64)
+            made[value.name][-1, -3:] = 0
+        elif value.dtype.is_floating_point():
+            made[value.name] = rng.standard_normal(dims).astype(np.float32)
+        else:
+            made[value.name] = rng.integers(3, 99, dims)
+    return made
+
+
+@pytest.mark.parametrize("exporter", ["dynamo", "torchscript"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        name if name in FAST else pytest.param(name, marks=pytest.mark.slow)
+        for name in ARCHITECTURES
+    ],
+)
+def test_every_layer_is_found(name: str, exporter: str) -> None:
+    model = load(str(exported(name, exporter))).model  # type: ignore[arg-type]
+    original = model.clone()
+    run_pass(PIPELINE, model, target=WANTS)
+    found = Counter(node.op_type for node in model.graph.all_nodes())
+    wanted = ARCHITECTURES[name]
+    assert sum(found[op_type] for op_type in ATTENTIONS) == wanted.attentions
+    assert sum(found[op_type] for op_type in NORMS) == wanted.norms
+    assert found["Softmax"] == 0
+    assert_same_outputs(original, model, feeds=feeds(original))
