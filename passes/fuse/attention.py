@@ -28,7 +28,7 @@ from burnish.passes.fuse.heads import (
 )
 from burnish.passes.fuse.mask import mask_of
 from burnish.passes.fuse.scores import Scores, read_scores
-from burnish.passes.fuse.sizes import size_of_input
+from burnish.passes.fuse.sizes import RULES as SIZES
 from burnish.passes.pattern import optional
 from burnish.passes.rewrite import apply_rules
 from burnish.passes.rule import Builder, NoMatch, Operand, Replacement, Rule, RulePass, rule
@@ -245,14 +245,19 @@ class FuseAttention(RulePass):
     """Fuse attention in every spelling into one operator, where that pays on the target."""
 
     name: ClassVar[str] = "fuse-attention"
-    canonical: ClassVar[tuple[Rule, ...]] = (size_of_input, swap_last_axes)
+    canonical: ClassVar[tuple[Rule, ...]] = (*SIZES, swap_last_axes)
     rules: ClassVar[tuple[Rule, ...]] = (*canonical, attention, attention_joins_heads)
 
     def apply(self, model: ir.Model, ctx: PassContext) -> None:
         """Rewrite all graphs: first to one spelling, then to one operator."""
-        if not any(node.op_type in ("Softmax", "Attention") for node in model.graph.all_nodes()):
-            return
-        for rules in (self.canonical, self.rules):
+        left = None
+        while left != (left := _softmaxes(model)):
             # Of sizes that are computed, most are known only after others have been folded.
             forget_shapes(model)
-            apply_rules(model, rules, ctx)
+            apply_rules(model, self.canonical, ctx)
+            forget_shapes(model)
+            apply_rules(model, self.rules, ctx)
+
+
+def _softmaxes(model: ir.Model) -> int:
+    return sum(node.op_type == "Softmax" for node in model.graph.all_nodes())

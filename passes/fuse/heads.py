@@ -46,7 +46,9 @@ def _(op: Builder, x: Operand, merged: Operand, split: Operand) -> Replacement:
         return NoMatch("the shapes are not known")
     if not (_is_size(inner[1], x.value, 2) and _is_size(inner[2], x.value, 3)):
         return NoMatch("the reshape does not keep the last two axes")
-    if not all(_is_size(outer[i], x.value, SWAP_LAST[i]) for i in range(4)):
+    # One of them may be -1: it stands for what the others leave.
+    left = [i for i in range(4) if not _is_size(outer[i], x.value, SWAP_LAST[i])]
+    if len(left) > 1 or any(outer[i] != -1 for i in left):
         return NoMatch("the reshape does not restore the leading axes")
     return op.Transpose(x, perm=SWAP_LAST)
 

@@ -158,5 +158,14 @@ def _sizes(q: Operand, k: Operand) -> tuple[Size, Size] | None:
 
 def _sized(op: Builder, mask: ir.Value, q: Operand, k: Operand) -> ir.Value:
     ones = np.array([1, 1])
-    shape = op.Concat(ones, op.Shape(q, start=2, end=3), op.Shape(k, start=2, end=3), axis=0)
+    shape = op.Concat(ones, _length(op, q), _length(op, k), axis=0)
     return op.Expand(mask, shape)  # type: ignore[no-any-return]
+
+
+def _length(op: Builder, x: Operand) -> ir.Value:
+    """Ask for the third size, below a Transpose: whoever fuses that finds no other use of it."""
+    node = x.value.producer()
+    if node is not None and node.op_type == "Transpose" and node.domain == "":
+        axis = node.attributes["perm"].as_ints()[2]
+        return op.Shape(node.inputs[0], start=axis, end=axis + 1)  # type: ignore[no-any-return]
+    return op.Shape(x, start=2, end=3)  # type: ignore[no-any-return]
