@@ -28,6 +28,7 @@ BUILT_IN: dict[str, str] = {
     "cse": "burnish.passes.cleanup.cse:CommonSubexpressions",
     "dedup": "burnish.passes.cleanup.dedup:DeduplicateInitializers",
     "simplify": "burnish.passes.cleanup.simplify:Simplify",
+    "static-shapes": "burnish.passes.cleanup.static_shapes:StaticShapes",
     "constant-if": "burnish.passes.cleanup.constant_if:ConstantIf",
     "upgrade": "burnish.passes.upgrade:Upgrade",
     "fuse": "burnish.passes.fuse:Fuse",

@@ -23,10 +23,11 @@ class Cleanup(Group):
         from burnish.passes.cleanup.dedup import DeduplicateInitializers
         from burnish.passes.cleanup.fold import Fold
         from burnish.passes.cleanup.simplify import Simplify
+        from burnish.passes.cleanup.static_shapes import StaticShapes
 
         return (
             DeadCode(),
-            Fixpoint((ConstantIf(), Fold(), Simplify())),
+            Fixpoint((ConstantIf(), Fold(), StaticShapes(), Simplify())),
             DeduplicateInitializers(),
             CommonSubexpressions(),
             DeadCode(),

@@ -105,3 +105,20 @@ def expands_to_itself(data: ir.Value, target: Sequence[Element]) -> bool:
         return False
     tail = dims[len(dims) - len(target) :]
     return all(size == 1 or _equal(size, dim) for size, dim in zip(target, tail, strict=True))
+
+
+def swaps_last_axes(data: ir.Value, there: Sequence[Element], back: Sequence[Element]) -> bool:
+    """Whether a Reshape to `there`, a swap of the last two axes, and one to `back` only swap them.
+
+    So it is if the first Reshape merges all axes but the last two, and the second one splits them
+    into what they were.
+    """
+    dims = _sizes(data)
+    if len(dims) < 3 or len(there) != 3 or len(back) != len(dims) or 0 in (*there, *back):
+        return False
+    swapped = [*dims[:-2], dims[-1], dims[-2]]
+    merged = all(map(_equal, there[1:], dims[-2:]))
+    # A single -1 can only be the one size that is not compared.
+    return merged and all(
+        size == -1 or _equal(size, dim) for size, dim in zip(back, swapped, strict=True)
+    )
