@@ -4,14 +4,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import onnx_ir as ir
 
 from burnish.errors import BurnishError, InputError
 from burnish.passes.calibration import CalibrationSource
-from burnish.passes.quant.observers import Array, Observer
+from burnish.passes.quant.observers import Array
 
 if TYPE_CHECKING:
     from burnish.backends.onnxruntime import Session
@@ -23,41 +23,45 @@ Progress = Callable[[Iterable[Any], int | None, str], Iterable[Any]]
 BUDGET = 512 << 20
 
 
+class Watcher(Protocol):
+    """Whatever is fed the arrays of a value, one sample after the other."""
+
+    def update(self, array: Array) -> None:
+        """Observe an array."""
+
+
 def collect(
     model: ir.Model,
-    names: Sequence[str],
+    watchers: Mapping[str, Sequence[Watcher]],
     samples: CalibrationSource,
-    make: Callable[[], Observer],
     *,
     progress: Progress | None = None,
     budget: int = BUDGET,
-) -> dict[str, Observer]:
-    """Observe values of the main graph over all samples.
+) -> None:
+    """Let watchers see values of the main graph over all samples.
 
     Samples are read one at a time and activations are forgotten once observed: memory depends on
     the model and on `budget`, not on the number of samples.
 
     Args:
         model: Runs in float, on one thread.
-        names: Values to observe: graph inputs, or outputs of nodes.
+        watchers: Name of a value (a graph input, or output of a node) -> who watches it.
         samples: What to run it on.
-        make: Makes the observer of one value.
         progress: Shows progress: (items, total, label) -> items.
         budget: Bytes of activations to hold at a time; one value alone may be larger.
-
-    Returns:
-        One observer for each name, in that order.
 
     Raises:
         InputError: the samples or the model do not run.
     """
     from burnish.backends.onnxruntime import session
 
-    observers = {name: make() for name in dict.fromkeys(names)}
-    # With the default of those that may be left out.
+    def show(name: str, array: Array) -> None:
+        for watcher in watchers[name]:
+            watcher.update(array)
+
     inputs = {value.name: _default(value) for value in model.graph.inputs}
-    fed = [name for name in observers if name in inputs]
-    groups = _groups(model, [name for name in observers if name not in inputs], samples, budget)
+    fed = [name for name in watchers if name in inputs]
+    groups = _groups(model, [name for name in watchers if name not in inputs], samples, budget)
     for index, group in enumerate(groups):
         sweep = "" if len(groups) == 1 else f" {index + 1}/{len(groups)}"
         with session(model, optimize="all", extra_outputs=group) as running:
@@ -67,10 +71,9 @@ def collect(
             for number, feeds in enumerate(swept):
                 for name in fed if index == 0 else ():
                     given = feeds.get(name)
-                    observers[name].update(inputs[name] if given is None else given)
+                    show(name, inputs[name] if given is None else given)
                 for name, array in _run(running, feeds, group, number).items():
-                    observers[name].update(array)
-    return observers
+                    show(name, array)
 
 
 def _run(

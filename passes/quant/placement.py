@@ -131,8 +131,16 @@ def place(
         refuse(rule_of(node), node, "inside a function of the model")
     joining = {node for node in nodes if _can_join(node) and not excluded(node, exclude)}
     joining |= {node for node in weighted if is_depthwise(node)}
-    wanted = _wanted(nodes, weighted, joining)
-    return _forward(nodes, weighted, joining, wanted, refuse)
+    while True:  # those that stay behind may leave others alone
+        plan = _forward(nodes, weighted, joining, _wanted(nodes, weighted, joining))
+        joined = {step.node for step in plan.steps} & joining
+        if joined == joining:
+            break
+        joining, stayed = joined, joining - joined
+        for node in stayed & weighted:
+            weighted.discard(node)
+            refuse(rule_of(node), node, "depthwise, and not between quantized operators")
+    return plan
 
 
 def _wanted(
@@ -151,7 +159,6 @@ def _forward(
     weighted: set[ir.Node],
     joining: set[ir.Node],
     wanted: set[ir.Value | None],
-    refuse: Refuse,
 ) -> Plan:
     """Go through the nodes in order, knowing which values exist as uint8."""
     plan = Plan()
@@ -164,8 +171,6 @@ def _forward(
         if node in joining:
             between = result in wanted and all(node.inputs[index] in carried for index in inputs)
             if not between or node.outputs[0].is_graph_output():
-                if node in weighted:
-                    refuse(rule_of(node), node, "depthwise, and not between quantized operators")
                 continue
         plan.steps.append(Step(node, inputs, result, weighted=node in weighted))
         if result is None:

@@ -16,6 +16,7 @@ from burnish.passes.base import Pass
 from burnish.passes.context import PassContext
 from burnish.passes.options import option
 from burnish.passes.quant.collect import collect
+from burnish.passes.quant.correct import ChannelMean, mean_shift
 from burnish.passes.quant.insert import add_initializer, digest, drop_unused, make_node
 from burnish.passes.quant.observers import Observer, observer
 from burnish.passes.quant.placement import JOINING, Plan, Step, place
@@ -54,6 +55,7 @@ class QuantStatic(Pass):
         99.99, help="percentage of numbers inside the range (calibrate=percentile)", min=50, max=100
     )
     per_channel: bool = option(True, help="one scale for each output channel of the weights")
+    correct_bias: bool = option(True, help="let biases make up for the mean error of the weights")
     ops: tuple[str, ...] = option(WEIGHTED, help="operators to quantize", choices=WEIGHTED)
     exclude: tuple[str, ...] = option((), help="glob patterns of names of nodes that stay float")
     optional: bool = option(False, help="without calibration data, say so instead of failing")
@@ -77,15 +79,20 @@ class QuantStatic(Pass):
             if not raise_opset(model, OPSET, ctx):
                 return
             plan = place(model, ops=self.ops, exclude=self.exclude)  # nodes may be others now
-        observers = collect(
+        make = observer(self.calibrate, percentile=self.percentile)
+        observers = {value.name or "": make() for value in plan.values()}
+        means = {name: ChannelMean() for name in _fed(plan)} if self.correct_bias else {}
+        collect(
             model,
-            [value.name or "" for value in plan.values()],
+            {
+                name: [w for w in (observers.get(name), means.get(name)) if w is not None]
+                for name in {**observers, **means}
+            },
             ctx.calibration,
-            observer(self.calibrate, percentile=self.percentile),
             progress=ctx.progress,
         )
         bits = weight_bits(ctx.target.int8_accumulator_bits)
-        editor = _Editor(model.graph, plan, observers, bits, self.per_channel)
+        editor = _Editor(model.graph, plan, observers, means, bits, self.per_channel)
         for step in plan.steps:
             reason = editor.unsuitable(step)
             if reason is not None:
@@ -107,6 +114,12 @@ class QuantStatic(Pass):
         ctx.warn(f"{named} stay float: sample inputs (--calib) would let them be quantized too")
 
 
+def _fed(plan: Plan) -> list[str]:
+    """Return the names of values that operators with weights and a bias take."""
+    values = [step.node.inputs[0] for step in plan.steps if step.node.op_type in ("Conv", "Gemm")]
+    return [value.name or "" for value in values if value is not None]
+
+
 class _Editor:
     """Inserts Q/DQ pairs into one graph.
 
@@ -119,12 +132,14 @@ class _Editor:
         graph: ir.Graph,
         plan: Plan,
         observers: Mapping[str, Observer],
+        means: Mapping[str, ChannelMean],
         bits: int,
         per_channel: bool,
     ) -> None:
         self.graph = graph
         self.plan = plan
         self.observers = observers
+        self.means = means
         self.bits = bits
         self.per_channel = per_channel
         self.pairs: dict[ir.Value, ir.Value] = {}  # value -> its dequantized self
@@ -153,49 +168,64 @@ class _Editor:
         for index, source in zip(step.inputs, sources, strict=True):
             node.replace_input_with(index, self._pair(source))
         if step.weighted:
-            self._quantize_weights(node, self._params(sources[0]))
+            self._quantize_weights(node, sources[0])
         if step.output is not None and step.output not in self.pairs:
             pair = self._pair(step.output)
             for user, index in tuple(step.output.uses()):
                 if user is not self._quantizer(pair):
                     user.replace_input_with(index, pair)
 
-    def _quantize_weights(self, node: ir.Node, inputs: QuantParams) -> None:
+    def _quantize_weights(self, node: ir.Node, source: ir.Value) -> None:
         weights = weights_of(node)
         assert isinstance(weights, Weights)
-        old = tuple(node.inputs[1:])
+        old = (*node.inputs, None)[1:3]
+        input_scale = float(self._params(source).scale)
         axis = weights.axis if self.per_channel else None
         scheme = weight_params(weights.array, axis, self.bits)
-        if weights.bias is not None:
-            scheme = fit_bias(scheme, weights.array, weights.bias, float(inputs.scale))
-            offset = bias_params(scheme, float(inputs.scale))
-            node.replace_input_with(2, self._constant(node, old[1], weights.bias, offset))
-        node.replace_input_with(1, self._constant(node, old[0], weights.array, scheme))
+        bias = weights.bias
+        if bias is not None:
+            scheme = fit_bias(scheme, weights.array, bias, input_scale)
+        watched = self.means.get(source.name or "")
+        if watched is not None:
+            error = scheme.dequantize(scheme.quantize(weights.array)) - weights.array
+            group = node.attributes.get("group")
+            shift = mean_shift(
+                error,
+                watched.mean,
+                axis=weights.axis,
+                groups=1 if group is None else group.as_int(),
+            )
+            bias = ((0 if bias is None else bias) - shift).astype(np.float32)
+        if bias is not None:
+            offset = bias_params(scheme, input_scale)
+            node.resize_inputs(3)
+            node.replace_input_with(2, self._constant(node, _name(old[1], node), bias, offset))
+        name = _name(old[0], node)
+        node.replace_input_with(1, self._constant(node, name, weights.array, scheme))
         for name in ("alpha", "beta"):  # of a Gemm: multiplied in
             node.attributes.pop(name, None)
         drop_unused(old)
 
     def _constant(
-        self, node: ir.Node, old: ir.Value | None, array: np.ndarray, scheme: QuantParams
+        self, node: ir.Node, name: str, array: np.ndarray, scheme: QuantParams
     ) -> ir.Value:
         """Return the dequantized form of a constant, shared with an equal one."""
-        assert old is not None
         integers = scheme.quantize(array)
         key = (digest(integers, scheme.scale), scheme.dtype.name, scheme.axis)
         found = self.constants.get(key)
         if found is None:
             constants = [
-                add_initializer(self.graph, f"{old.name}_{scheme.dtype.name}", integers),
-                add_initializer(self.graph, f"{old.name}_scale", scheme.scale),
-                add_initializer(self.graph, f"{old.name}_zero_point", scheme.zero_point),
+                add_initializer(self.graph, f"{name}_{scheme.dtype.name}", integers),
+                add_initializer(self.graph, f"{name}_scale", scheme.scale),
+                add_initializer(self.graph, f"{name}_zero_point", scheme.zero_point),
             ]
             dq = make_node(
                 self.graph,
                 "DequantizeLinear",
                 constants,
-                {f"{old.name}_dequantized": (ir.DataType.FLOAT, ir.Shape(array.shape))},
+                {f"{name}_dequantized": (ir.DataType.FLOAT, ir.Shape(array.shape))},
                 attributes={} if scheme.axis is None else {"axis": scheme.axis},
-                base=old.name or "",
+                base=name,
             )
             self.graph.insert_before(node, dq)
             found = self.constants[key] = dq.outputs[0]
@@ -267,3 +297,10 @@ class _Editor:
             )
             self.scales[root] = found
         return found
+
+
+def _name(constant: ir.Value | None, node: ir.Node) -> str:
+    """Return what to name the quantized form of a constant after, also if there was none."""
+    if constant is not None and constant.name:
+        return constant.name
+    return f"{node.name or node.outputs[0].name}/bias"
