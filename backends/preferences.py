@@ -36,10 +36,13 @@ class Preference:
 
 Preferences = tuple[Preference, ...]
 
+_FLOAT = frozenset({"FLOAT"})
+
 PREFERENCES: dict[str, Preferences] = {
     "cpu": (
-        Preference("Attention", False, None),
-        Preference("microsoft.MultiHeadAttention", False, None),
+        Preference("Attention", True, 1.10, _FLOAT),
+        Preference("Attention", False),
+        Preference("microsoft.MultiHeadAttention", False, 0.97),
     ),
 }
 """The table, by name of the target. The first entry that covers an operator counts."""

@@ -38,6 +38,8 @@ BUILT_IN: dict[str, str] = {
     "fuse-gemm": "burnish.passes.fuse.gemm:FuseGemm",
     "fuse-norm": "burnish.passes.fuse.norm:FuseNorm",
     "fuse-pad": "burnish.passes.fuse.pad:FusePad",
+    "fuse-rotary": "burnish.passes.fuse.rotary:FuseRotary",
+    "keep-apart": "burnish.passes.fuse.apart:KeepApart",
     "prune": "burnish.passes.prune:Prune",
     "quant": "burnish.passes.quant:Quant",
     "quant-static": "burnish.passes.quant:QuantStatic",

@@ -26,6 +26,7 @@ class Fuse(Group):
         from burnish.passes.cleanup import Cleanup
         from burnish.passes.fuse.activation import FuseActivation
         from burnish.passes.fuse.affine import FuseAffine
+        from burnish.passes.fuse.apart import KeepApart
         from burnish.passes.fuse.gemm import FuseGemm
         from burnish.passes.fuse.norm import FuseNorm
         from burnish.passes.fuse.pad import FusePad
@@ -39,5 +40,6 @@ class Fuse(Group):
             FusePad(),
             FuseAffine(),
             FuseGemm(),
+            KeepApart(),
             Cleanup(),
         )
