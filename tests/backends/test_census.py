@@ -165,3 +165,31 @@ def test_a_rewrite_that_hides_a_pattern_from_the_runtime_is_found() -> None:
     (line,) = losses(before, after)
     assert "1 fewer com.microsoft::BiasGelu" in line
     assert "Erf +1" in line
+
+
+@pytest.mark.zoo
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("ppocrv6-rec", "ppocrv6-det", "minilm-l6-dynamo", "minilm-l6-torchscript"),
+        *("efficientnet-lite0", "quantized-distilbert", "quantized-t5-decoder"),
+        *("light-densenet121", "light-inception-v2", "light-shufflenet"),
+        pytest.param(
+            "light-squeezenet",
+            marks=pytest.mark.xfail(
+                strict=True, reason="the upgrade of Softmax over several axes adds a Flatten"
+            ),
+        ),
+    ],
+)
+def test_fuse_never_makes_the_runtime_execute_more(name: str) -> None:
+    import burnish
+    from burnish.tools import zoo
+
+    if name.startswith(("minilm", "efficientnet")):
+        pytest.importorskip("torch")
+    path = zoo.fetch(name)
+    before = census(path, _CPU)
+    after = census(burnish.optimize(path, "fuse", verify="off").model, _CPU)
+    assert losses(before, after) == []
+    assert after.executed.nodes <= before.executed.nodes
