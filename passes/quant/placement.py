@@ -6,7 +6,8 @@ operators listed here, so placement decides speed; and each pair rounds, so it d
 
 - Conv, MatMul and Gemm with constant weights are where int8 pays: they are quantized by default.
   Conv's kernel gives uint8, so its output (behind a Relu or Clip, which saturation then does) is
-  quantized as well; MatMul's and Gemm's give float, and their outputs are left alone.
+  quantized as well. MatMul's and Gemm's can give float, and do unless a quantized operator takes
+  their result as it is.
 - What lies between two of them (pooling, reshaping, Add, Concat) goes along only if its inputs are
   uint8 already and a quantized operator wants its result. So the residual sums of transformers,
   softmax, norms and activations such as Gelu keep their precision.
@@ -167,11 +168,15 @@ def _forward(
         if node not in weighted and node not in joining:
             continue
         inputs = _data_inputs(node)
-        result = result_of(node) if node.op_type not in ("MatMul", "Gemm") else None
-        if node in joining:
-            between = result in wanted and all(node.inputs[index] in carried for index in inputs)
-            if not between or node.outputs[0].is_graph_output():
-                continue
+        given = result_of(node)
+        taken = given in wanted and not given.is_graph_output()
+        if node in joining and not (
+            taken and all(node.inputs[index] in carried for index in inputs)
+        ):
+            continue
+        # A float result that is rounded for one user and not for another ends the fusion: either
+        # all users take the rounded one, or none.
+        result = given if taken or node.op_type not in ("MatMul", "Gemm") else None
         plan.steps.append(Step(node, inputs, result, weighted=node in weighted))
         if result is None:
             continue

@@ -29,6 +29,8 @@ from burnish.passes.quant.scheme import (
     weight_bits,
     weight_params,
 )
+from burnish.passes.quant.shield import RULE as KEEP_FLOAT
+from burnish.passes.quant.shield import is_exposed, shield
 from burnish.passes.quant.weighted import WEIGHTED, Weights, rule_of, weights_of
 from burnish.passes.shapes import infer_shapes
 
@@ -41,8 +43,9 @@ class QuantStatic(Pass):
     """Static int8 by calibration: activations uint8, weights int8 per channel, biases int32."""
 
     name: ClassVar[str] = "quant-static"
-    rule_names: ClassVar[tuple[str, ...]] = tuple(
-        f"quant-{op.lower()}" for op in (*WEIGHTED, *sorted(JOINING))
+    rule_names: ClassVar[tuple[str, ...]] = (
+        *(f"quant-{op.lower()}" for op in (*WEIGHTED, *sorted(JOINING))),
+        KEEP_FLOAT,
     )
     lossless: ClassVar[bool] = False
 
@@ -102,6 +105,11 @@ class QuantStatic(Pass):
                 if go:
                     editor.quantize(step)
                     mark_quantized(model)
+        for node in tuple(model.graph):
+            if is_exposed(node):
+                with ctx.rewrite(KEEP_FLOAT, node) as go:
+                    if go:
+                        shield(node)
 
     def _without_data(self, plan: Plan, ctx: PassContext) -> None:
         if not self.optional:

@@ -269,6 +269,43 @@ def test_a_depthwise_convolution_goes_along_between_others(
     assert (run["QLinearConv"], run["Clip"]) == (3, 0)
 
 
+def test_a_gated_depthwise_convolution_stays_float(build: Build, samples: Samples) -> None:
+    """Its result is wanted by nothing quantized: the product with a float gate stays float."""
+    text = """g (float[N,16,8,8] x) => (float[N,16,8,8] y) {
+        a = Conv(x, w1)
+        r = Relu(a)
+        d = Conv <group = 16, pads = [1, 1, 1, 1]> (r, wd)
+        m = GlobalAveragePool(d)
+        g = HardSigmoid(m)
+        p = Mul(d, g)
+        c = Conv(p, w2)
+        y = Softplus(c)
+    }"""
+    model = build(text, w1=(16, 16, 1, 1), wd=(16, 1, 3, 3), w2=(16, 16, 1, 1))
+    ctx = run_pass(QuantStatic(), model, calibration=samples(model, 2, 16, 8, 8))
+    assert rewrites(ctx) == {"quant-conv": 2}
+    assert refusals(ctx) == {"quant-conv": {"depthwise, and not between quantized operators": 1}}
+
+
+@pytest.mark.parametrize("op", ["MatMul", "Gemm"])
+def test_all_users_of_a_product_take_the_rounded_result_or_none(
+    build: Build, samples: Samples, census: Census, error: Error, op: str
+) -> None:
+    text = f"""g (float[N,32] x) => (float[N,32] y, float[N,32] z) {{
+        a = {op}(x, w1)
+        b = {op}(a, w2)
+        y = Softplus(b)
+        z = Tanh(a)
+    }}"""
+    model = build(text, w1=(32, 32), w2=(32, 32))
+    before = model.clone()
+    run_pass(QuantStatic(), model, calibration=samples(model, 4, 32))
+    run = census(model)
+    assert run[op] == 0
+    assert run["QLinearMatMul"] + run["MatMulIntegerToFloat"] + run["QGemm"] == 2
+    assert error(before, model) < BOUND
+
+
 @pytest.mark.parametrize("rank", [1, 2, 3])
 def test_convolutions_over_one_two_and_three_axes(
     build: Build, samples: Samples, census: Census, error: Error, rank: int
