@@ -15,8 +15,6 @@ import onnx_ir as ir
 from burnish.passes.report import all_graphs
 
 _INFERRED = "burnish.shapes_inferred"
-_Size = int | ir.SymbolicDim
-_Infer = Callable[[Any, ir.Node], None]
 
 # The library logs each operator it does not know; a value without a shape is no news to a user.
 logging.getLogger("onnx_shape_inference").addHandler(logging.NullHandler())
@@ -55,71 +53,6 @@ def _name_numbers(value: ir.Value) -> None:
 
 def _is_number(dim: int | ir.SymbolicDim) -> bool:
     return isinstance(dim, ir.SymbolicDim) and dim.value is not None and dim.value.isdecimal()
-
-
-@functools.cache
-def _library() -> ModuleType:
-    """Import the shape inference library, and correct it where it guesses.
-
-    A rule that trusts a guessed shape removes an operator that is needed. So:
-    - Of two sizes of different names, broadcasting takes the first; but that one may be 1 where
-      the other is not. Here the result is a size that is neither.
-    - Slice takes axes of unknown size for long enough. Here the result is of unknown size.
-    - Expand takes the target for the result where nothing is known of the data.
-    - Squeeze without axes, or with axes it cannot read, keeps every size that is not known to be 1.
-      Here, as there, nothing is known of the result then.
-    """
-    import onnx_shape_inference as library
-    from onnx_shape_inference import _broadcast
-
-    library.registry.collect()
-    broadcast_dim = _broadcast._broadcast_dim
-
-    def sound_broadcast_dim(a: _Size, b: _Size) -> Any:
-        if isinstance(a, ir.SymbolicDim) and isinstance(b, ir.SymbolicDim) and a != b:
-            # Of valid operands, the larger size wins.
-            names = sorted((str(a), str(b)))
-            return ir.SymbolicDim(f"max({names[0]}, {names[1]})")
-        return broadcast_dim(a, b)
-
-    def sound_slice(infer: _Infer, context: Any, node: ir.Node) -> None:
-        declared = node.outputs[0].shape
-        infer(context, node)
-        data, result = node.inputs[0], node.outputs[0]
-        if declared is None and data is not None and data.shape and result.shape:
-            dims = zip(data.shape.dims, result.shape.dims, strict=True)
-            result.shape = ir.Shape(
-                context.new_symbolic_dim()
-                if isinstance(there, ir.SymbolicDim) and isinstance(left, int) and left > 0
-                else left
-                for there, left in dims
-            )
-
-    def sound_expand(infer: _Infer, context: Any, node: ir.Node) -> None:
-        data = node.inputs[0]
-        if data is not None and data.shape is None:
-            context.set_shape_and_dtype(node.outputs[0], None, data.dtype)
-        else:
-            infer(context, node)
-
-    def sound_squeeze(infer: _Infer, context: Any, node: ir.Node) -> None:
-        data = node.inputs[0]
-        axes = node.inputs[1] if len(node.inputs) > 1 else None
-        written = "axes" in node.attributes
-        known = ir.convenience.get_const_tensor(axes) is not None if axes else written
-        static = data is not None and data.shape is not None and data.shape.is_static()
-        if known or (axes is None and static):
-            infer(context, node)
-        elif data is not None:
-            context.set_shape_and_dtype(node.outputs[0], None, data.dtype)
-
-    _broadcast._broadcast_dim = sound_broadcast_dim
-    corrections = {"Expand": sound_expand, "Slice": sound_slice, "Squeeze": sound_squeeze}
-    for op_type, sound in corrections.items():
-        for since in set(library.registry.version_boundaries("", op_type)):
-            infer = library.registry.get("", op_type, version=since)
-            library.registry.register("", op_type, since)(functools.partial(sound, infer))
-    return cast(ModuleType, library)
 
 
 def shapes_are_inferred(model: ir.Model) -> bool:
@@ -184,3 +117,104 @@ def _forget_names(value: ir.Value, made_up: frozenset[str]) -> None:
         for dim in value.shape.dims
     ]
     value.shape = ir.Shape(dims)
+
+
+# --- the library, corrected where it guesses ------------------------------------------------------
+
+
+@functools.cache
+def _library() -> ModuleType:
+    """Import the shape inference library, and correct it where it guesses.
+
+    A rule that trusts a guessed shape removes an operator that is needed. So:
+    - Of two sizes of different names, broadcasting takes the first; but that one may be 1 where
+      the other is not. Here the result is a size that is neither.
+    - Slice takes axes of unknown size for long enough. Here the result is of unknown size.
+    - What `_GUESSED` lists is forgotten again.
+    """
+    import onnx_shape_inference as library
+    from onnx_shape_inference import _broadcast
+
+    library.registry.collect()
+    broadcast_dim = _broadcast._broadcast_dim
+
+    def sound_broadcast_dim(a: _Size, b: _Size) -> Any:
+        if isinstance(a, ir.SymbolicDim) and isinstance(b, ir.SymbolicDim) and a != b:
+            # Of valid operands, the larger size wins.
+            names = sorted((str(a), str(b)))
+            return ir.SymbolicDim(f"max({names[0]}, {names[1]})")
+        return broadcast_dim(a, b)
+
+    _broadcast._broadcast_dim = sound_broadcast_dim
+    for op_type in ("Slice", *_GUESSED):
+        for since in set(library.registry.version_boundaries("", op_type)):
+            infer = library.registry.get("", op_type, version=since)
+            sound = _sound_slice if op_type == "Slice" else _sound
+            library.registry.register("", op_type, since)(functools.partial(sound, infer))
+    return cast(ModuleType, library)
+
+
+_Size = int | ir.SymbolicDim
+_Infer = Callable[[Any, ir.Node], None]
+
+
+def _sound(infer: _Infer, context: Any, node: ir.Node) -> None:
+    before = [value.shape for value in node.outputs]
+    infer(context, node)
+    if _GUESSED[node.op_type](node):
+        for value, shape in zip(node.outputs, before, strict=True):
+            value.shape = shape
+
+
+def _sound_slice(infer: _Infer, context: Any, node: ir.Node) -> None:
+    data, result = node.inputs[0], node.outputs[0]
+    before = result.shape
+    infer(context, node)
+    if data is None or not data.shape or not result.shape:
+        return
+    for axis, (there, left) in enumerate(zip(data.shape, result.shape, strict=True)):
+        known = None if before is None else before[axis]
+        guessed = isinstance(there, ir.SymbolicDim) and isinstance(left, int) and left > 0
+        if guessed and not isinstance(known, int):
+            dims = list(result.shape)
+            dims[axis] = context.new_symbolic_dim() if known is None else known
+            result.shape = ir.Shape(dims)
+
+
+def _always(_: ir.Node) -> bool:
+    return True
+
+
+def _expands_the_unknown(node: ir.Node) -> bool:
+    return node.inputs[0] is not None and node.inputs[0].shape is None
+
+
+def _branch_is_unknown(node: ir.Node) -> bool:
+    branches = [node.attributes[name].as_graph() for name in ("then_branch", "else_branch")]
+    return any(value.shape is None for branch in branches for value in branch.outputs)
+
+
+def _keeps_aspect_ratio(node: ir.Node) -> bool:
+    policy = node.attributes.get("keep_aspect_ratio_policy")
+    return policy is not None and policy.as_string() != "stretch"
+
+
+def _squeezes_unknown_axes(node: ir.Node) -> bool:
+    axes = node.inputs[1] if len(node.inputs) > 1 else None
+    if axes is not None:
+        return ir.convenience.get_const_tensor(axes) is None
+    data = node.inputs[0]
+    static = data is not None and data.shape is not None and data.shape.is_static()
+    return "axes" not in node.attributes and not static
+
+
+# Operator -> whether the library guesses the shapes of its outputs. The tests hold what it infers
+# for every operator case of the onnx package against what the runtime computes.
+_GUESSED: dict[str, Callable[[ir.Node], bool]] = {
+    "Expand": _expands_the_unknown,
+    "If": _branch_is_unknown,
+    "MelWeightMatrix": _always,
+    "Resize": _keeps_aspect_ratio,
+    "Squeeze": _squeezes_unknown_axes,
+    "Unique": lambda node: "axis" in node.attributes,
+}

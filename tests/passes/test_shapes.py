@@ -6,7 +6,7 @@ from __future__ import annotations
 import onnx_ir as ir
 import pytest
 
-from burnish.passes.shapes import infer_node, infer_shapes
+from burnish.passes.shapes import forget_shapes, infer_node, infer_shapes
 from burnish.testing import parse
 
 
@@ -85,11 +85,14 @@ def test_a_slice_of_an_unknown_size_is_of_unknown_size(start: int, end: int, kno
         f"g (float[N,4] x) => (y) <int64[1] s = {{{start}}}, int64[1] e = {{{end}}}, "
         "int64[1] zero = {0}> { a = Slice(x, s, e, zero)  y = Neg(a) }"
     )
-    infer_shapes(model)
-    rows, columns = shape_of(model, "a")
-    assert columns == 4
-    assert isinstance(rows, ir.SymbolicDim)
-    assert (rows == "N") == known
+    for _ in range(2):  # the second time, a shape is there to be refined
+        infer_shapes(model)
+        rows, columns = shape_of(model, "a")
+        assert columns == 4
+        assert isinstance(rows, ir.SymbolicDim)
+        assert (rows == "N") == known
+        model.graph.outputs[0].shape = None
+        forget_shapes(model)
 
 
 def test_an_expand_of_an_unknown_shape_is_of_unknown_shape() -> None:
