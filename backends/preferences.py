@@ -43,6 +43,7 @@ PREFERENCES: dict[str, Preferences] = {
         Preference("Attention", True, 1.10, _FLOAT),
         Preference("Attention", False),
         Preference("microsoft.MultiHeadAttention", False, 0.97),
+        Preference("microsoft.SkipLayerNormalization", False, 0.89, _FLOAT),
     ),
 }
 """The table, by name of the target. The first entry that covers an operator counts."""
