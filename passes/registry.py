@@ -34,6 +34,7 @@ BUILT_IN: dict[str, str] = {
     "fuse": "burnish.passes.fuse:Fuse",
     "fuse-affine": "burnish.passes.fuse.affine:FuseAffine",
     "fuse-activation": "burnish.passes.fuse.activation:FuseActivation",
+    "attention-opset": "burnish.passes.fuse.attention_opset:AttentionOpset",
     "fuse-attention": "burnish.passes.fuse.attention:FuseAttention",
     "fuse-gemm": "burnish.passes.fuse.gemm:FuseGemm",
     "fuse-norm": "burnish.passes.fuse.norm:FuseNorm",

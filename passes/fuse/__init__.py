@@ -11,7 +11,7 @@ from burnish.passes.base import Group, Pass
 
 @dataclass(frozen=True)
 class Fuse(Group):
-    """Fuse normalizations, activations, padding, constant affines and products with their bias.
+    """Fuse norms, activations, attention, padding, constant affines and products with their bias.
 
     The order: cleanup before all, because sizes are inferred once and further where they are
     constants. Norms and activations next, because a constant scale inside one of them must not be
@@ -27,16 +27,22 @@ class Fuse(Group):
         from burnish.passes.fuse.activation import FuseActivation
         from burnish.passes.fuse.affine import FuseAffine
         from burnish.passes.fuse.apart import KeepApart
+        from burnish.passes.fuse.attention import FuseAttention
+        from burnish.passes.fuse.attention_opset import AttentionOpset
         from burnish.passes.fuse.gemm import FuseGemm
         from burnish.passes.fuse.norm import FuseNorm
         from burnish.passes.fuse.pad import FusePad
+        from burnish.passes.fuse.rotary import FuseRotary
         from burnish.passes.upgrade import Upgrade
 
         return (
             Cleanup(),
             Upgrade(),
+            AttentionOpset(),
             FuseNorm(),
             FuseActivation(),
+            FuseAttention(),
+            FuseRotary(),
             FusePad(),
             FuseAffine(),
             FuseGemm(),

@@ -15,8 +15,10 @@ import numpy as np
 import onnx_ir as ir
 
 from burnish.backends.target import MICROSOFT
+from burnish.passes.cleanup import Cleanup
 from burnish.passes.cleanup.dims import same_dim
 from burnish.passes.context import PassContext
+from burnish.passes.fuse.attention_opset import SINCE, has_attention
 from burnish.passes.fuse.heads import (
     SWAP_HEADS,
     apart,
@@ -33,8 +35,6 @@ from burnish.passes.pattern import optional
 from burnish.passes.rewrite import apply_rules
 from burnish.passes.rule import Builder, NoMatch, Operand, Replacement, Rule, RulePass, rule
 from burnish.passes.shapes import forget_shapes, infer_node
-
-_SINCE = 23  # operator set of Attention
 
 
 def _softmax(op: Any, scores: Any) -> Any:
@@ -117,6 +117,8 @@ def _parts(op: Builder, found: Scores, values: ir.Value, *, shared: bool) -> Par
         else:
             times = 1
     parts = Operand(found.queries), Operand(keys), Operand(values)
+    if any(_is_dequantized(part) for part in parts):
+        return NoMatch("queries, keys or values are quantized")
     q, k, v = (part.dims for part in parts)
     if q is None or k is None or v is None:
         return NoMatch("the rank of queries, keys or values is unknown")
@@ -129,6 +131,11 @@ def _parts(op: Builder, found: Scores, values: ir.Value, *, shared: bool) -> Par
     if k[1] * times != q[1]:
         return NoMatch("queries and keys have different heads")
     return parts
+
+
+def _is_dequantized(part: Operand) -> bool:
+    producer = part.value.producer()
+    return producer is not None and producer.op_type == "DequantizeLinear"
 
 
 def _has_dims(result: ir.Value, parts: Parts) -> bool:
@@ -145,8 +152,8 @@ Form = Callable[[Builder, Operand, Operand, Operand, ir.Value | None, float, boo
 
 def _form(op: Builder, ctx: PassContext, dtype: ir.DataType | None) -> Form | NoMatch:
     """Return what the target wants an attention to be, the first choice first."""
-    reason = f"the operator set has no Attention: upgrade to {_SINCE}"
-    if op.opset_imports.get("", 1) >= _SINCE:
+    reason = f"the operator set has no Attention: upgrade to {SINCE}"
+    if op.opset_imports.get("", 1) >= SINCE:
         objection = ctx.target.objection_to("Attention", dtype)
         if objection is None:
             return _standard
@@ -202,7 +209,7 @@ def _shaped(y: ir.Value, q: Operand, v: Operand) -> ir.Value:
 # --- heads -------------------------------------------------------------------------------------
 
 
-@rule(opset=(_SINCE, None))
+@rule(opset=(SINCE, None))
 def attention_joins_heads(op: Any, q: Any, k: Any, v: Any, mask: Any = optional()) -> Any:
     """Let Attention split and join the heads that Transpose does around it."""
     parts = (op.Transpose(part, perm=list(SWAP_HEADS)) for part in (q, k, v))
@@ -250,13 +257,18 @@ class FuseAttention(RulePass):
 
     def apply(self, model: ir.Model, ctx: PassContext) -> None:
         """Rewrite all graphs: first to one spelling, then to one operator."""
-        left = None
-        while left != (left := _softmaxes(model)):
+        if not has_attention(model):
+            return
+        left = _softmaxes(model)
+        while True:
             # Of sizes that are computed, most are known only after others have been folded.
             forget_shapes(model)
             apply_rules(model, self.canonical, ctx)
             forget_shapes(model)
             apply_rules(model, self.rules, ctx)
+            if left == (left := _softmaxes(model)):
+                return
+            Cleanup().run(model, ctx)
 
 
 def _softmaxes(model: ir.Model) -> int:

@@ -95,17 +95,22 @@ def unrepeated(value: ir.Value) -> tuple[ir.Value, int]:
     unsqueeze = None if expand is None else _producer(expand, "Unsqueeze")
     if expand is None or unsqueeze is None or ints_of(unsqueeze, "axes", 1) != (2,):
         return value, 1
-    single, whole, small = unsqueeze.inputs[0], expand.outputs[0].shape, unsqueeze.outputs[0].shape
-    if single is None or whole is None or small is None or value.shape is None:
+    single, shape = unsqueeze.inputs[0], expand.inputs[1]
+    if single is None or single.shape is None or shape is None or len(single.shape) != 4:
         return value, 1
-    heads, times = whole.dims[1], whole.dims[2]
-    if not isinstance(heads, int) or not isinstance(times, int) or len(whole) != 5:
+    target, heads = elements_of(shape), single.shape.dims[1]
+    if target is None or len(target) != 5 or not isinstance(heads, int):
         return value, 1
-    kept = all(same_dim(whole.dims[axis], small.dims[axis]) for axis in (0, 1, 3, 4))
-    joined = (whole.dims[0], heads * times, whole.dims[3], whole.dims[4])
-    if not kept or len(value.shape) != 4 or not all(map(same_dim, joined, value.shape.dims)):
+    times = target[2]
+    kept = all(
+        element in (1, -1) or _is_size(element, single, axis)
+        for axis, element in enumerate((*target[:2], *target[3:]))
+    )
+    if not kept or not isinstance(times, int) or times < 1 or value.shape is None:
         return value, 1
-    return single, times
+    joined = (single.shape.dims[0], heads * times, *single.shape.dims[2:])
+    same = len(value.shape) == 4 and all(map(same_dim, joined, value.shape.dims))
+    return (single, times) if same else (value, 1)
 
 
 def _producer(node: ir.Node, op_type: str) -> ir.Node | None:

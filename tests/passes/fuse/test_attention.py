@@ -16,7 +16,7 @@ import pytest
 
 from burnish.backends.preferences import Preference
 from burnish.backends.target import Target
-from burnish.passes.fuse.attention import FuseAttention, attention, attention_joins_heads
+from burnish.passes.fuse.attention import attention, attention_joins_heads
 from burnish.testing import (
     assert_refuses,
     assert_rewrites,
@@ -52,7 +52,7 @@ NUMBERS = {"c": 0.25, "root": 0.5, "zero": 0.0, "low": LOWEST, "minusinf": -np.i
 def fused(model: ir.Model, target: Target = WANTS) -> list[str]:
     """Run the pass; check the numbers; return the operators that are left."""
     original = model.clone()
-    run_pass(FuseAttention(), model, target=target)
+    run_pass("attention-opset,fuse-attention", model, target=target)
     assert_same_outputs(original, model)
     return [node.op_type for node in model.graph]
 
@@ -79,9 +79,13 @@ def test_attention_for_an_older_operator_set() -> None:
         signature + "{ t = Transpose<perm=[0,1,3,2]>(k) s = MatMul(q, t) p = Softmax(s)"
         " y = MatMul(p, v) }"
     )
-    operators = fused(before)
+    older = before.clone()
+    assert fused(before) == ["Attention"]
+    assert before.opset_imports[""] == 23
+    operators = fused(older, WANTS_MHA)
     assert operators.count("MultiHeadAttention") == 1
     assert "Softmax" not in operators
+    assert older.opset_imports[""] == 21
 
 
 @pytest.mark.parametrize(
@@ -174,6 +178,13 @@ def test_a_target_that_does_not_want_it(freeze: Freeze) -> None:
     model = freeze(SIGNATURE + f"{{ {PRODUCT} z = Add(a, xb) {PLAIN} }}", opset=23, **NUMBERS)
     reason = "target cpu runs it no faster fused (0.93x)"
     assert_refuses(attention, model, reason, target=WANTS_NONE)
+
+
+def test_the_operator_set_stays_where_attention_is_not_wanted() -> None:
+    model = parse(
+        "g (float[2,3] x, float[3,2] v) => (float[2,2] y) { p = Softmax(x) y = MatMul(p, v) }"
+    )
+    assert_refuses("attention-opset", model, "no faster fused", target=WANTS_NONE)
 
 
 # --- shared heads ------------------------------------------------------------------------------

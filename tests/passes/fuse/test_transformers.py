@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter
+from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
@@ -15,16 +17,14 @@ import pytest
 
 from burnish.backends.target import Target
 from burnish.frontends import load
+from burnish.frontends.pytorch import Exporter
 from burnish.testing import assert_same_outputs, run_pass
 from burnish.tools.zoo.architectures import ARCHITECTURES, exported
 
 pytest.importorskip("transformers", reason="exports need torch and transformers")
 
 WANTS = dataclasses.replace(Target.parse("cpu"), preferences=())
-PIPELINE = (
-    "upgrade{opset=23},cleanup,fuse-norm,fuse-activation,"
-    "fuse-attention,cleanup,fuse-attention,cleanup"
-)
+PIPELINE = "upgrade{opset=23},cleanup,fuse-norm,fuse-activation,fuse-rotary,fuse-attention,cleanup"
 ATTENTIONS = ("Attention", "MultiHeadAttention", "GroupQueryAttention")
 NORMS = ("LayerNormalization", "RMSNormalization", "SimplifiedLayerNormalization")
 FAST = ("bert", "gpt2", "llama", "t5-decoder")
@@ -50,21 +50,26 @@ def feeds(model: ir.Model) -> dict[str, np.ndarray]:
     return made
 
 
-@pytest.mark.parametrize("exporter", ["dynamo", "torchscript"])
-@pytest.mark.parametrize(
-    "name",
-    [
-        name if name in FAST else pytest.param(name, marks=pytest.mark.slow)
-        for name in ARCHITECTURES
-    ],
-)
-def test_every_layer_is_found(name: str, exporter: str) -> None:
-    model = load(str(exported(name, exporter))).model  # type: ignore[arg-type]
+def cases() -> Iterator[Any]:
+    """Each architecture and exporter; slow ones are marked."""
+    for name in ARCHITECTURES:
+        for exporter in ("dynamo", "torchscript"):
+            marks = [] if name in FAST else [pytest.mark.slow]
+            if (name, exporter) == ("deberta-v2", "torchscript"):
+                reason = "the size of the table of relative positions is not inferred"
+                marks.append(pytest.mark.xfail(reason=reason, raises=AssertionError))
+            yield pytest.param(name, exporter, marks=marks)
+
+
+@pytest.mark.parametrize(("name", "exporter"), list(cases()))
+def test_every_layer_is_found(name: str, exporter: Exporter) -> None:
+    model = load(str(exported(name, exporter))).model
     original = model.clone()
     run_pass(PIPELINE, model, target=WANTS)
     found = Counter(node.op_type for node in model.graph.all_nodes())
     wanted = ARCHITECTURES[name]
     assert sum(found[op_type] for op_type in ATTENTIONS) == wanted.attentions
     assert sum(found[op_type] for op_type in NORMS) == wanted.norms
+    assert found["RotaryEmbedding"] == wanted.rotary
     assert found["Softmax"] == 0
     assert_same_outputs(original, model, feeds=feeds(original))

@@ -1,0 +1,58 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The operator set that has Attention, for models that have attentions and targets that want it.
+
+It comes before any fusion: what is fused into the runtime's own operators cannot be upgraded.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import onnx_ir as ir
+
+from burnish.passes.base import Pass
+from burnish.passes.context import PassContext
+from burnish.passes.upgrade import OLDEST, CannotUpgrade, plan
+
+SINCE = 23
+"""Operator set of Attention, RotaryEmbedding and RMSNormalization."""
+
+
+@dataclass(frozen=True)
+class AttentionOpset(Pass):
+    """Raise the operator set of a model that has attentions to the first with Attention."""
+
+    name: ClassVar[str] = "attention-opset"
+    rule_names: ClassVar[tuple[str, ...]] = ("attention-opset",)
+
+    def apply(self, model: ir.Model, ctx: PassContext) -> None:
+        """Upgrade the model in one rewrite, or say why not."""
+        current, target = model.opset_imports.get("", 1), ctx.target
+        if not OLDEST <= current < SINCE <= target.max_opset or not has_attention(model):
+            return
+        where = f"opset {current} -> {SINCE}"
+        objection = target.objection_to("Attention", ir.DataType.FLOAT)
+        if objection is not None:
+            ctx.refuse(self.name, where, objection)
+            return
+        try:
+            change = plan(model, SINCE)
+        except CannotUpgrade as error:
+            ctx.refuse(self.name, where, str(error))
+            return
+        with ctx.rewrite(self.name, where) as go:
+            if go:
+                change()
+
+
+def has_attention(model: ir.Model) -> bool:
+    """Whether a product takes what a Softmax gives, or there is a fused one already."""
+    if any(node.op_type == "Attention" for node in model.graph.all_nodes()):
+        return True
+    return any(
+        user.op_type in ("MatMul", "IsNaN", "Reshape")
+        for node in model.graph.all_nodes()
+        if node.op_type == "Softmax"
+        for user in node.outputs[0].consumers()
+    )
