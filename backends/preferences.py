@@ -42,6 +42,7 @@ PREFERENCES: dict[str, Preferences] = {
     "cpu": (
         Preference("Attention", True, 1.10, _FLOAT),
         Preference("Attention", False),
+        Preference("RotaryEmbedding", True, 1.39, _FLOAT),
         Preference("microsoft.MultiHeadAttention", False, 0.97),
         Preference("microsoft.SkipLayerNormalization", False, 0.89, _FLOAT),
     ),

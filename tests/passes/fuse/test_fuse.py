@@ -35,6 +35,8 @@ def test_it_is_a_group_of_passes_with_text_forms() -> None:
     assert [item.name for item in members if item.name.startswith("fuse")] == [
         "fuse-norm",
         "fuse-activation",
+        "fuse-attention",
+        "fuse-rotary",
         "fuse-pad",
         "fuse-affine",
         "fuse-gemm",
