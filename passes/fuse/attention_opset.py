@@ -48,11 +48,15 @@ class AttentionOpset(Pass):
 
 def has_attention(model: ir.Model) -> bool:
     """Whether a product takes what a Softmax gives, or there is a fused one already."""
-    if any(node.op_type == "Attention" for node in model.graph.all_nodes()):
-        return True
     return any(
-        user.op_type in ("MatMul", "IsNaN", "Reshape")
+        node.op_type == "Attention" or (node.op_type == "Softmax" and _is_multiplied(node))
         for node in model.graph.all_nodes()
-        if node.op_type == "Softmax"
-        for user in node.outputs[0].consumers()
     )
+
+
+def _is_multiplied(softmax: ir.Node) -> bool:
+    """Whether a Softmax goes into a product: at once, guarded against NaN, or reshaped."""
+    users = softmax.outputs[0].consumers()
+    between = [user for user in users if user.op_type in ("Where", "Reshape")]
+    behind = [user for node in between for user in node.outputs[0].consumers()]
+    return any(user.op_type == "MatMul" for user in (*users, *behind))

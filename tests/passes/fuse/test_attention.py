@@ -187,6 +187,15 @@ def test_the_operator_set_stays_where_attention_is_not_wanted() -> None:
     assert_refuses("attention-opset", model, "no faster fused", target=WANTS_NONE)
 
 
+def test_the_operator_set_of_a_classifier_stays() -> None:
+    model = parse(
+        "g (float[2,3,1,1] x) => (float[2,3] y) <int64[2] s = {2, 3}>"
+        "{ p = Softmax<axis=1>(x) y = Reshape(p, s) }"
+    )
+    run_pass("attention-opset", model, target=WANTS)
+    assert model.opset_imports[""] == 21
+
+
 # --- shared heads ------------------------------------------------------------------------------
 
 
