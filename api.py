@@ -93,11 +93,13 @@ def optimize(
         The transformed model and the report.
 
     Raises:
-        InputError: bad model, pipeline, or calibration data.
+        InputError: bad model, pipeline, calibration data, or budget.
         VerificationError: the result is malformed or computes something else.
         BudgetError: `max_error` was exceeded.
     """
     started = time.perf_counter()
+    if max_error is not None and not max_error >= 0:  # NaN, too: nothing would ever miss it
+        raise InputError(f"max_error {max_error:g} is no error budget", hint="give 0 or more")
     pipeline = Pipeline.of(passes).expand()
     on = target if isinstance(target, Target) else Target.parse(target)
     loaded = frontends.load(source)

@@ -73,9 +73,8 @@ def run(command: click.Command, name: str) -> None:
         code = leave.exit_code
     except click.Abort:
         code = EXIT_INTERRUPTED
-    except click.ClickException as error:
-        error.show()
-        code = error.exit_code
+    except click.UsageError as error:
+        code = _misuse(name, error)
     except BurnishError as error:
         code = _fail(name, error, debug, error.exit_code)
     except KeyboardInterrupt:
@@ -83,6 +82,17 @@ def run(command: click.Command, name: str) -> None:
     except Exception as error:
         code = _fail(name, error, debug, EXIT_INTERNAL)
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _misuse(name: str, error: click.UsageError) -> int:
+    # A group called without a command raises its help text, since click 8.2.
+    if isinstance(error, getattr(click.exceptions, "NoArgsIsHelpError", ())):
+        error.show()
+        return error.exit_code
+    message = " ".join(error.format_message().split()).removesuffix(".")
+    of = name if error.ctx is None else error.ctx.command_path
+    click.echo(f"{name}: error: {message}; see {of} --help", err=True)
+    return error.exit_code
 
 
 def _fail(name: str, error: Exception, debug: bool, code: int) -> int:

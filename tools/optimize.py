@@ -62,7 +62,13 @@ _EPILOG = (
 @click.option("--bisect-limit", type=click.IntRange(min=0), help="Do only the first N rewrites.")
 @click.option("--disable", multiple=True, metavar="NAME", help="Hold back a pass or rule (glob).")
 @click.option("--strict", is_flag=True, help="Stop at a rule that raises; do not skip it.")
-@click.option("--seed", type=int, default=0, show_default=True, help="Seed of random choices.")
+@click.option(
+    "--seed",
+    type=click.IntRange(min=0),
+    default=0,
+    show_default=True,
+    help="Seed of random choices.",
+)
 @click.option("--force", is_flag=True, help="Allow -o to name the input.")
 @click.option("--quiet", "-q", is_flag=True, help="Print errors only.")
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
@@ -98,12 +104,12 @@ def command(
     destination = Path(output) if output is not None else _default_output(model)
     _check_destinations(model, destination, report, force=force)
     pipeline = Pipeline.parse(passes)
-    if dry_run:
-        present.dry_run(pipeline, model, target, calib)
-        return
     check_names(pipeline, "--disable", disable)
     check_names(pipeline, "--print-ir-after", [name for name in print_ir_after if name != "all"])
     check_names(pipeline, "--explain", [] if explain is None else [explain])
+    if dry_run:
+        present.dry_run(pipeline, model, target, calib)
+        return
     watch = FailureWatch()
     instruments = [watch, *_instruments(bisect_limit, disable, print_ir_after)]
     try:
@@ -139,6 +145,8 @@ def command(
 
 def _default_output(model: str) -> Path:
     path = Path(model)
+    if not path.name:  # "." or "/": the frontend says better what is wrong with them
+        return Path("model.opt.onnx")
     if path.exists() or path.suffix:
         return path.with_name(f"{path.stem}.opt.onnx")
     return Path(f"{model.rpartition(':')[2]}.opt.onnx")
@@ -149,6 +157,8 @@ def _check_destinations(model: str, output: Path, report: str | None, *, force: 
     for path in (output, *([Path(report)] if report else [])):
         if path.is_dir():
             raise InputError(f"output {path} is a folder", hint="name a file")
+        if path.exists() and not path.is_file():  # renaming onto a device would replace it
+            raise InputError(f"output {path} is not a regular file", hint="choose another with -o")
         if not path.parent.is_dir():
             raise InputError(f"output folder {path.parent} does not exist", hint="create it")
         if not os.access(path.parent, os.W_OK):
@@ -156,8 +166,16 @@ def _check_destinations(model: str, output: Path, report: str | None, *, force: 
                 f"output folder {path.parent} cannot be written", hint="choose another with -o"
             )
     source = Path(model)
-    if source.exists() and output.exists() and output.samefile(source) and not force:
+    if _is_same(source, output) and not force:
         raise InputError(f"output {output} is the input", hint="add --force to overwrite it")
+    if report and _is_same(source, Path(report)):
+        raise InputError(f"report {report} is the input", hint="give another name")
+    if report and (_is_same(output, Path(report)) or output.absolute() == Path(report).absolute()):
+        raise InputError(f"{report} is named twice, as output and report", hint="give two names")
+
+
+def _is_same(path: Path, other: Path) -> bool:
+    return path.exists() and other.exists() and path.samefile(other)
 
 
 def check_names(pipeline: Pipeline, option: str, patterns: Iterable[str]) -> None:

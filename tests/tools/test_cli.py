@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import sysconfig
@@ -216,8 +217,23 @@ def test_input_is_overwritten_only_by_force(run: Run, model: Path) -> None:
     assert len(onnx.load(model).graph.node) == 4
 
 
+def test_a_report_never_overwrites_the_model(run: Run, model: Path, tmp_path: Path) -> None:
+    before = model.read_bytes()
+    (tmp_path / "link.onnx").symlink_to(model)
+    for report in (model, tmp_path / "link.onnx"):
+        result = run(model, "-o", tmp_path / "o.onnx", "--report", report, "--force")
+        assert result.code == 2
+        assert "is the input" in result.err
+    assert model.read_bytes() == before
+
+
 def _no_such_folder(model: Path) -> list[object]:
     return [model, "-o", model.parent / "none" / "o.onnx"]
+
+
+def _to_a_pipe(model: Path) -> list[object]:
+    os.mkfifo(model.parent / "pipe")  # stands for a device: renaming onto one would replace it
+    return [model, "-o", model.parent / "pipe"]
 
 
 def _truncated(model: Path) -> list[object]:
@@ -278,6 +294,16 @@ def _calib(model: Path, **arrays: np.ndarray) -> list[object]:
         (lambda m: _calib(m, x=np.zeros((1, 16), np.int64)), "int64"),
         (lambda m: _calib(m, x=np.full((1, 16), np.nan, np.float32)), "NaN"),
         (lambda m: [m, "--verify", "sometimes"], "--verify"),
+        (lambda m: [m, "--seed", -1], "--seed"),
+        (lambda m: [m, "--sed", 1], "--seed"),
+        (lambda m: [], "MODEL"),
+        (lambda m: [m, "--max-error", "nan"], "nan"),
+        (lambda m: ["."], "is a folder"),
+        (lambda m: ["/"], "is a folder"),
+        (lambda m: [m, "--dry-run", "--disable", "cleanupp"], "names no pass or rule"),
+        (lambda m: [m, "--report", m, "--force"], "is the input"),
+        (lambda m: [m, "-o", m.parent / "o", "--report", m.parent / "o"], "named twice"),
+        (_to_a_pipe, "is not a regular file"),
     ],
 )
 def test_bad_input_is_one_line_exit_2_and_nothing_written(
@@ -291,7 +317,7 @@ def test_bad_input_is_one_line_exit_2_and_nothing_written(
     lines = [line for line in result.err.splitlines() if line]
     if "pipeline:" in result.err:
         assert lines[2].strip() == "^"
-    elif "Usage:" not in result.err:  # click's own usage errors have three lines
+    else:
         assert len(lines) == 1, result.err
         assert lines[0].startswith("optimize: error: ")
     assert "Traceback" not in result.err
@@ -437,6 +463,16 @@ def _install_passes(monkeypatch: pytest.MonkeyPatch) -> None:
     module.__dict__.update(Scale=Scale, Crash=Crash)
     module.__dict__.update(Hide=pass_of("hide", hide_add), Faulty=pass_of("faulty", raises))
     monkeypatch.setitem(sys.modules, "burnish_test_passes", module)
+
+
+def test_a_group_without_a_command_shows_its_help(run: Run) -> None:
+    result = run(script="burnish")
+    assert result.code == 2
+    assert len(result.err.splitlines()) > 5
+    result = run("inspect", "--frob", script="burnish")
+    assert result.code == 2
+    assert result.err.startswith("burnish: error: No such option")
+    assert result.err.endswith("see burnish inspect --help\n")
 
 
 def test_inspect(run: Run, model: Path) -> None:
