@@ -49,12 +49,14 @@ class _Driver:
         self.in_function = in_function
         self.index: _Index = defaultdict(list)
         self.depth = 0
+        self.siblings = False  # whether a pattern has several outputs: it then matches across users
         opset = opset_imports.get("", 1)
         for rule in rules:
             if not rule.applies_to(opset):
                 continue
             for pattern in rule.patterns:
                 self.depth = max(self.depth, pattern.depth)
+                self.siblings = self.siblings or len(pattern.roots) > 1
                 for op_type in sorted(pattern.start.op_types):
                     self.index[pattern.start.domain, op_type].append((rule, pattern))
         self.queue: deque[ir.Node] = deque()
@@ -206,10 +208,14 @@ class _Driver:
         graph.insert_before(node, builder.nodes)
         if len(pattern.roots) > 1:
             self.unsorted[id(graph)] = graph
-        for root, new_value in zip(pattern.roots, outputs, strict=True):
-            replace_value(match.nodes[root.node].outputs[root.index], new_value)
+        old = [match.nodes[root.node].outputs[root.index] for root in pattern.roots]
+        moved = [user for value in old for user in value.consumers()]
+        for value, new_value in zip(old, outputs, strict=True):
+            replace_value(value, new_value)
+        if self.siblings:
+            moved += [user for value in outputs for user in value.consumers()]
         remove_unused([n for n in matched if id(n) not in kept])
-        self.wake(builder.nodes, outputs, leaves)
+        self.wake(builder.nodes, moved, leaves)
 
     def place_constants(self, graph: ir.Graph, node: ir.Node, builder: Builder) -> None:
         """Register new constants; a function cannot hold initializers, so there they are nodes."""
@@ -227,31 +233,32 @@ class _Driver:
             value.replace_all_uses_with(constant.outputs[0])
 
     def wake(
-        self, new_nodes: Sequence[ir.Node], outputs: Iterable[ir.Value], leaves: list[ir.Value]
+        self, new_nodes: Sequence[ir.Node], moved: Iterable[ir.Node], leaves: list[ir.Value]
     ) -> None:
         """Queue every node whose matches the rewrite may have changed.
 
-        Those are the new nodes, what lies downstream of them within the depth of the deepest
-        pattern, and what lies downstream of a leaf that has just come down to a single user.
+        Those are the new nodes, the users that were moved to another value, what lies downstream
+        of both within the depth of the deepest pattern, and what lies downstream of a leaf that
+        has just come down to a single user.
         """
         for new in new_nodes:
             self.push(new)
         seeds = [value for new in new_nodes for value in new.outputs]
-        seeds += list(outputs)
         for leaf in leaves:
             producer = leaf.producer()
             if producer is not None and use_count(leaf) == 1:
                 seeds.append(leaf)
-        frontier, seen = seeds, set()
+        # Not all users of what replaced the old values: thousands may share it already.
+        users = [*moved, *(user for value in seeds for user in value.consumers())]
+        seen: set[ir.Node] = set()
         for _ in range(self.depth):
-            following: list[ir.Value] = []
-            for value in frontier:
-                for user in value.consumers():
-                    if user not in seen:
-                        seen.add(user)
-                        self.push(user)
-                        following += user.outputs
-            frontier = following
+            frontier: list[ir.Value] = []
+            for user in users:
+                if user not in seen:
+                    seen.add(user)
+                    self.push(user)
+                    frontier += user.outputs
+            users = [user for value in frontier for user in value.consumers()]
 
 
 def _as_tuple(made: Any) -> tuple[Any, ...]:

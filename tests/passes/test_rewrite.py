@@ -10,6 +10,7 @@ import onnx_ir as ir
 import pytest
 
 from burnish.backends.target import Target
+from burnish.passes import rewrite
 from burnish.passes.context import PassContext
 from burnish.passes.pattern import const, variadic
 from burnish.passes.rule import NoMatch, Rule, pass_of, rule
@@ -316,6 +317,63 @@ def test_work_is_linear_in_nodes() -> None:
 
     assert attempts(1001) == 500
     assert attempts(2001) == 1000
+
+
+@rule
+def identity_away(op: Any, x: Any) -> Any:
+    """Identity(x) -> x."""
+    return op.Identity(x)
+
+
+@identity_away.rewrite
+def _(op: Any, x: Any) -> Any:
+    return x
+
+
+@rule
+def sin_and_cos(op: Any, x: Any) -> Any:
+    """Sin(x), Cos(x) -> two others; it starts at the Sin."""
+    return op.Sin(x), op.Cos(x)
+
+
+@sin_and_cos.rewrite
+def _(op: Any, x: Any) -> Any:
+    return op.Neg(x), op.Abs(x)
+
+
+def test_a_rewrite_wakes_only_the_users_it_moves(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else n rewrites that hand their users to one value take time quadratic in n."""
+
+    def pushes(count: int) -> int:
+        calls = 0
+        push = rewrite._Driver.push
+
+        def counted(driver: Any, node: ir.Node) -> None:
+            nonlocal calls
+            calls += 1
+            push(driver, node)
+
+        body = "  ".join(f"i{i} = Identity(h)  r{i} = Relu(i{i})" for i in range(count))
+        results = ", ".join(f"r{i}" for i in range(count))
+        model = parse(
+            f"g (float[N] x) => (float[M] y) {{ h = Neg(x) {body} y = Concat<axis=0>({results}) }}"
+        )
+        with monkeypatch.context() as patch:
+            patch.setattr(rewrite._Driver, "push", counted)
+            ctx = run_pass(identity_away, model)
+        assert rewrites(ctx) == {"identity-away": count}
+        return calls
+
+    assert pushes(80) < 2.5 * pushes(40)
+
+
+def test_a_new_sibling_lets_a_rule_with_several_outputs_match() -> None:
+    model = parse(
+        "g (float[N] x) => (float[N] y, float[N] z) "
+        "{ h = Neg(x)  y = Sin(h)  i = Identity(h)  z = Cos(i) }"
+    )
+    ctx = run_pass(pass_of("siblings", sin_and_cos, identity_away)(), model)
+    assert rewrites(ctx) == {"identity-away": 1, "sin-and-cos": 1}
 
 
 @rule
