@@ -130,7 +130,7 @@ def optimize(
     executed = None
     if counts is not None:
         executed = {"before": counts, "after": census(model, on)}
-        for line in losses(counts, executed["after"]):
+        for line in losses(counts, executed["after"], on):
             ctx.warn(line)
     report = Report(
         input={"source": _describe(source), "sha256": loaded.digest},

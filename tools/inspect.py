@@ -91,7 +91,7 @@ def _fused(models: tuple[str, ...], target: str, as_json: bool) -> None:
         label = name if name not in found else f"{name} #{len(found) + 1}"
         found[label] = census(frontends.load(name).model, on)
     first, *others = found
-    lost = {name: losses(found[first], found[name]) for name in others}
+    lost = {name: losses(found[first], found[name], on) for name in others}
     if as_json:
         data = [{"model": name, **item.as_dict()} for name, item in found.items()]
         click.echo(json.dumps({"models": data, "losses": lost}, indent=2))

@@ -128,7 +128,7 @@ def _executed(**ops: int) -> Census:
     ],
 )
 def test_what_comes_apart_is_a_loss(before: dict[str, int], after: dict[str, int]) -> None:
-    (line,) = losses(_executed(**before), _executed(**after))
+    (line,) = losses(_executed(**before), _executed(**after), _CPU)
     kind = next(iter(before)).replace("__", "::").replace("_", ".")
     assert f"fewer {kind} than it makes of the original" in line
 
@@ -144,6 +144,10 @@ def test_what_comes_apart_is_a_loss(before: dict[str, int], after: dict[str, int
         ({"com_microsoft__FusedConv": 9}, {"QLinearConv": 9, "Add": 1}),
         # Three products merged into one and split again.
         ({"com_microsoft__FusedMatMul": 3}, {"com_microsoft__FusedMatMul": 1, "Split": 1}),
+        # It is inside an attention now.
+        ({"com_microsoft__FusedMatMul": 2, "Add": 1}, {"Attention": 2, "Add": 2}),
+        # Kept apart, since the two are faster.
+        ({"com_microsoft__SkipLayerNormalization": 2}, {"LayerNormalization": 2, "Sum": 2}),
         # Its scale was folded into the weights.
         ({"com_microsoft__FusedMatMul": 2}, {"MatMul": 2}),
         # Not needed at all.
@@ -153,7 +157,7 @@ def test_what_comes_apart_is_a_loss(before: dict[str, int], after: dict[str, int
 def test_what_gives_way_to_something_as_good_is_no_loss(
     before: dict[str, int], after: dict[str, int]
 ) -> None:
-    assert losses(_executed(**before), _executed(**after)) == []
+    assert losses(_executed(**before), _executed(**after), _CPU) == []
 
 
 def test_a_rewrite_that_hides_a_pattern_from_the_runtime_is_found() -> None:
@@ -162,7 +166,7 @@ def test_a_rewrite_that_hides_a_pattern_from_the_runtime_is_found() -> None:
     before, after = (
         census(parse(text), _CPU) for text in (_HEAD + _BIAS_GELU + "}", head + hidden)
     )
-    (line,) = losses(before, after)
+    (line,) = losses(before, after, _CPU)
     assert "1 fewer com.microsoft::BiasGelu" in line
     assert "Erf +1" in line
 
@@ -191,5 +195,7 @@ def test_fuse_never_makes_the_runtime_execute_more(name: str) -> None:
     path = zoo.fetch(name)
     before = census(path, _CPU)
     after = census(burnish.optimize(path, "fuse", verify="off").model, _CPU)
-    assert losses(before, after) == []
-    assert after.executed.nodes <= before.executed.nodes
+    assert losses(before, after, _CPU) == []
+    # An addition that is kept apart from its norm on purpose is a node more.
+    apart = after.executed.ops.get("Sum", 0)
+    assert after.executed.nodes - apart <= before.executed.nodes
