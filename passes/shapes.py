@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import hashlib
 import logging
 from collections.abc import Callable, Mapping
 from types import ModuleType
@@ -140,9 +141,7 @@ def _library() -> ModuleType:
 
     def sound_broadcast_dim(a: _Size, b: _Size) -> Any:
         if isinstance(a, ir.SymbolicDim) and isinstance(b, ir.SymbolicDim) and a != b:
-            # Of valid operands, the larger size wins.
-            names = sorted((str(a), str(b)))
-            return ir.SymbolicDim(f"max({names[0]}, {names[1]})")
+            return ir.SymbolicDim(_either(*sorted((str(a), str(b)))))
         return broadcast_dim(a, b)
 
     _broadcast._broadcast_dim = sound_broadcast_dim
@@ -154,6 +153,19 @@ def _library() -> ModuleType:
     return cast(ModuleType, library)
 
 
+def _either(first: str, second: str) -> str:
+    """Name the size that two sizes broadcast to.
+
+    A plain symbol, though of valid operands the larger one wins: reasoning about nested maxima
+    takes longer than everything else. Long names are cut short, or they would grow layer by layer.
+    """
+    name = f"{first}_or_{second}"
+    if name.isidentifier() and len(name) <= _LONGEST_NAME:
+        return name
+    return f"_either_{hashlib.blake2s(name.encode(), digest_size=6).hexdigest()}"
+
+
+_LONGEST_NAME = 40
 _Size = int | ir.SymbolicDim
 _Infer = Callable[[Any, ir.Node], None]
 
