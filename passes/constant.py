@@ -26,8 +26,8 @@ def tensor_of(value: ir.Value | None) -> ir.TensorProtocol | None:
     node = value.producer()
     if node is None or node.op_type != "Constant" or node.domain != "":
         return None
-    (attribute,) = node.attributes.values()
-    if attribute.is_ref():
+    attribute = next(iter(node.attributes.values()), None)
+    if attribute is None or attribute.is_ref():
         return None
     kind, held = attribute.type, attribute.value
     if kind == ir.AttributeType.TENSOR:

@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import onnx_ir as ir
 
-from burnish.errors import BurnishError, VerificationError
+from burnish.errors import BurnishError, InputError, VerificationError
 from burnish.passes.instrument import Event, Instrument
+from burnish.passes.report import all_graphs
 from burnish.passes.verify import verify
 
 if TYPE_CHECKING:
@@ -60,13 +61,20 @@ class Guard(Instrument):
     _pending: list[str] = field(default_factory=list)
 
     def start(self, model: ir.Model) -> None:
-        """Run the original model, whose outputs all later ones are compared with."""
+        """Run the original model, whose outputs all later ones are compared with.
+
+        Raises:
+            InputError: it is malformed; no pass shall be blamed for that.
+        """
         if self.level == "off":
             return
         from burnish.backends import measure, onnxruntime
 
+        problems = verify(model)
+        if problems:
+            raise InputError(f"the model is malformed: {problems[0]}", hint="export it again")
         try:
-            with onnxruntime.session(model) as session:
+            with onnxruntime.session(_repeatable(model)) as session:
                 if self.calibration is not None:
                     self._feeds = list(itertools.islice(self.calibration, _SAMPLES))
                 else:
@@ -142,7 +150,7 @@ class Guard(Instrument):
         from burnish.backends import onnxruntime
 
         try:
-            with onnxruntime.session(model) as session:
+            with onnxruntime.session(_repeatable(model)) as session:
                 return [session.run(feeds) for feeds in self._feeds]
         except BurnishError as error:
             raise VerificationError(f"after {label} the model does not run: {error}") from error
@@ -180,7 +188,7 @@ class Guard(Instrument):
         allowed: dict[str, float] = {}
         for level in ("basic", "all"):
             assert self._reference is not None
-            with onnxruntime.session(self._reference, optimize=level) as session:
+            with onnxruntime.session(_repeatable(self._reference), optimize=level) as session:
                 rounded = session.run(self._feeds[index])
             for output in compare_outputs(self._expected[index], rounded).outputs:
                 if output.problem is None:
@@ -194,6 +202,41 @@ class Guard(Instrument):
                     hint="`burnish bisect` with the same options finds the rewrite at fault",
                 )
         return max(allowed.values())
+
+
+def _repeatable(model: ir.Model) -> ir.Model:
+    """Return the model, or where it draws random numbers a copy that draws the same ones each run.
+
+    Without a seed the runtime takes one from the time and the node's place in the graph, which
+    passes change.
+    """
+    if not any(_draws(node) for graph in all_graphs(model) for node in graph):
+        return model
+    copy = model.clone()
+    for graph in all_graphs(copy):
+        for node in graph:
+            if _draws(node):
+                node.attributes.add(ir.Attr("seed", *_SEED[node.op_type]))
+    return copy
+
+
+def _draws(node: ir.Node) -> bool:
+    if node.domain != "" or node.op_type not in _SEED or "seed" in node.attributes:
+        return False
+    # Dropout draws only if told to train: an input of its own since opset 12, when `seed` came too.
+    return node.op_type != "Dropout" or len(node.inputs) > 2
+
+
+# Random operators, and the form of their attribute `seed`.
+_SEED: dict[str, tuple[ir.AttributeType, float | int]] = {
+    **dict.fromkeys(
+        ("RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike"),
+        (ir.AttributeType.FLOAT, 1.0),
+    ),
+    "Bernoulli": (ir.AttributeType.FLOAT, 1.0),
+    "Multinomial": (ir.AttributeType.FLOAT, 1.0),
+    "Dropout": (ir.AttributeType.INT, 1),
+}
 
 
 def _label(passes: Sequence[str]) -> str:

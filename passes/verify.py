@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cache
 
 import onnx_ir as ir
 
@@ -16,7 +17,8 @@ def verify(model: ir.Model) -> list[str]:
     Checked, over the main graph, subgraphs and functions: names are unique in their scope, every
     value is defined before it is used (so there are no cycles), outputs are named and defined, an
     initializer has its tensor and agrees with it in dtype and shape, operator sets are imported,
-    and operators exist in the imported version of the standard domain.
+    and operators exist in the imported version of the standard domain, with as many inputs as they
+    take and the attributes they require.
     """
     problems: list[str] = []
     _Scope(model.opset_imports, model, problems).graph(model.graph)
@@ -98,19 +100,34 @@ class _Scope:
         if version is None:
             self.problems.append(f"{label}: operator set {node.domain!r} is not imported")
             return
-        if node.domain == "" and not _known(node.op_type, version):
-            self.problems.append(f"{label}: opset {version} has no such operator")
+        if node.domain != "":
+            return
+        form = _form(node.op_type, version)
+        if form is None:
+            # The runtime registers a few of its own in the standard domain.
+            if node.op_type not in _RUNTIME_OPERATORS:
+                self.problems.append(f"{label}: opset {version} has no such operator")
+            return
+        fewest, most, required = form
+        if not fewest <= len(node.inputs) <= most:
+            limit = f"at least {fewest}" if len(node.inputs) < fewest else f"at most {most}"
+            self.problems.append(f"{label}: {len(node.inputs)} inputs, where it takes {limit}")
+        for name in required:
+            if name not in node.attributes:
+                self.problems.append(f"{label}: attribute {name!r} is missing")
 
 
-def _known(op_type: str, version: int) -> bool:
+@cache
+def _form(op_type: str, version: int) -> tuple[int, int, tuple[str, ...]] | None:
+    """Return the fewest and most inputs of a standard operator, and its required attributes."""
     import onnx.defs
 
     try:
-        onnx.defs.get_schema(op_type, version, "")
+        schema = onnx.defs.get_schema(op_type, version, "")
     except onnx.defs.SchemaError:
-        # The runtime registers a few of its own in the standard domain.
-        return op_type in _RUNTIME_OPERATORS
-    return True
+        return None
+    required = tuple(name for name, item in sorted(schema.attributes.items()) if item.required)
+    return schema.min_input, schema.max_input, required
 
 
 _RUNTIME_OPERATORS = frozenset({"SimplifiedLayerNormalization", "LayerNormalization"})

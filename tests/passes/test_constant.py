@@ -255,3 +255,7 @@ def test_a_very_long_chain_is_given_up_on() -> None:
 def test_scalars(constant: str, expected: float | None) -> None:
     model = parse(f"g () => (float[N] y) <{constant}> {{ y = Identity(w) }}")
     assert scalar_of(_last(model)) == expected
+
+
+def test_a_constant_without_a_value_is_unknown() -> None:
+    assert tensor_of(ir.Node("", "Constant", []).outputs[0]) is None

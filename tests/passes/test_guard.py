@@ -186,3 +186,46 @@ class Negate(Pass):
                 node.outputs[0].type, node.outputs[0].shape = output.type, output.shape
                 model.graph.append(node)
                 model.graph.outputs[0] = node.outputs[0]
+
+
+@pytest.mark.parametrize(
+    "drawn",
+    [
+        "r = RandomNormal<shape = [2, 3]>()",
+        "r = RandomUniformLike(b)",
+        "r = Dropout(b, ratio, train)",
+        "m = Bernoulli(p)  r = Mul(m, b)",
+        "r = If(train) <"
+        "then_branch = t () => (float[2,3] u) { u = RandomNormalLike(b) }, "
+        "else_branch = e () => (float[2,3] u) { u = Identity(b) }>",
+    ],
+)
+def test_a_model_that_draws_is_compared_with_the_same_draws(drawn: str) -> None:
+    # What dead code takes away moves the node that draws, and the runtime seeds it by its place.
+    model = parse(
+        "g (float[2,3] x) => (float[2,3] y) <float ratio = {0.5}, bool train = {1}> "
+        f"{{ a = Identity(x)  dead = Exp(a)  b = Identity(a)  p = Sigmoid(b)  {drawn} "
+        " y = Add(b, r) }"
+    )
+    before = model.graph.num_nodes()
+    optimized, report = burnish.optimize(model, "cleanup")
+    assert optimized.graph.num_nodes() < before
+    assert report.verification["skipped"] is None
+    assert report.verification["checks"][-1]["error"] < 1e-6
+    assert not any("seed" in node.attributes for node in optimized.graph.all_nodes())
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        ("y = Frobnicate(x)", "has no such operator"),
+        ("y = Mul(x)", "node 'Mul_y' .Mul.: 1 inputs, where it takes at least 2"),
+        ("y = Neg(x, x)", "2 inputs, where it takes at most 1"),
+        ("y = Cast(x)", "attribute 'to' is missing"),
+    ],
+)
+def test_a_malformed_model_is_bad_input(body: str, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        burnish.optimize(
+            parse(f"g (float[N] x) => (float[N] y) {{ t = Abs(x)  {body} }}"), "cleanup"
+        )
