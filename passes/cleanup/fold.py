@@ -19,7 +19,7 @@ import numpy as np
 import onnx_ir as ir
 
 from burnish.passes.base import Pass
-from burnish.passes.cleanup.constants import constant_before, initializer
+from burnish.passes.cleanup.constants import constant_before, initializer, tensor_of_array
 from burnish.passes.cleanup.known import SMALL, Known
 from burnish.passes.constant import tensor_of
 from burnish.passes.context import PassContext
@@ -144,7 +144,7 @@ class _Folding:
     def replace(self, node: ir.Node, value: ir.Value, array: np.ndarray) -> None:
         graph = node.graph
         assert graph is not None
-        tensor = ir.tensor(array)
+        tensor = tensor_of_array(array)
         if self.in_function:  # functions have no initializers
             replace_value(value, constant_before(node, tensor))
             return

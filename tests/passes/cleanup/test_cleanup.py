@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import math
+import time
 from typing import Any
 
 import hypothesis
@@ -11,12 +12,13 @@ import hypothesis.strategies as st
 import numpy as np
 import onnx
 import onnx_ir as ir
+import pytest
 from hypothesis import given, note
 from onnx import helper
 
 from burnish.backends.onnxruntime import session
 from burnish.errors import BurnishError
-from burnish.testing import rewrites, run_pass
+from burnish.testing import parse, rewrites, run_pass
 
 # --- chains of operators that move data ----------------------------------------------------------
 
@@ -231,3 +233,79 @@ def test_random_chains_keep_their_outputs(data: st.DataObject) -> None:
     for name, array in expected.items():
         np.testing.assert_array_equal(actual[name], array, strict=True)
     assert not rewrites(run_pass("cleanup", after)), f"after {rewrites(first)}"
+
+
+# --- what is not computed ------------------------------------------------------------------------
+
+
+def test_metadata_and_documentation_survive() -> None:
+    model = parse(
+        "g (float[2] x) => (float[2] y) <float[2] w = {1, 2}> "
+        "{ a = Identity(w)  b = Add(x, a)  c = Identity(b)  y = Relu(c) }"
+    )
+    model.metadata_props["character"] = "abc"
+    model.producer_name, model.domain, model.doc_string = "someone", "org.example", "a model"
+    model.graph.metadata_props["g"] = "1"
+    model.graph.doc_string = "a graph"
+    for node in model.graph:
+        node.metadata_props["node"] = node.op_type
+        node.doc_string = f"a {node.op_type}"
+    model.graph.outputs[0].metadata_props["value"] = "y"
+    run_pass("cleanup", model)
+    assert model.metadata_props == {"character": "abc"}
+    assert (model.producer_name, model.domain) == ("someone", "org.example")
+    assert model.doc_string == "a model"
+    assert model.graph.metadata_props == {"g": "1"}
+    assert model.graph.doc_string == "a graph"
+    assert [(node.metadata_props, node.doc_string) for node in model.graph] == [
+        ({"node": "Add"}, "a Add"),
+        ({"node": "Relu"}, "a Relu"),
+    ]
+    assert model.graph.outputs[0].metadata_props == {"value": "y"}
+
+
+def test_a_replacement_inherits_the_metadata_of_what_it_replaces() -> None:
+    model = parse(
+        "g (float[2,3] x) => (y) "
+        "{ a = Transpose<perm = [1, 0]>(x)  b = Flatten<axis = 2>(a)  c = Flatten<axis = 0>(b) "
+        "y = Relu(c) }"
+    )
+    for node in model.graph:
+        node.metadata_props["scope"] = "layer1"
+    run_pass("cleanup", model)
+    assert [node.op_type for node in model.graph] == ["Transpose", "Reshape", "Relu"]
+    assert all(node.metadata_props == {"scope": "layer1"} for node in model.graph)
+
+
+def test_the_same_model_gives_the_same_bytes() -> None:
+    text = (
+        "g (float[N,3] x) => (y) <int64[1] i = {0}, int64[1] three = {3}, float[3] w = {1, 2, 3}, "
+        "float[3] v = {1, 2, 3}> { s = Shape(x)  n = Gather(s, i)  t = Concat<axis = 0>(n, three) "
+        "a = Reshape(x, t)  b = Add(a, w)  c = Add(a, v)  d = Exp(v)  e = Mul(c, d) "
+        "y = Mul(b, e) }"
+    )
+    written = []
+    for _ in range(2):
+        model = parse(text)
+        run_pass("cleanup", model)
+        written.append(ir.to_proto(model).SerializeToString(deterministic=True))
+    assert written[0] == written[1]
+
+
+@pytest.mark.slow
+def test_cost_per_node_does_not_grow() -> None:
+    def seconds_per_node(count: int) -> float:
+        body = (
+            "i{0} = Identity(y{0})  s{0} = Shape(i{0})  r{0} = Reshape(i{0}, s{0}) "
+            "a{0} = Transpose<perm = [1, 0]>(r{0})  b{0} = Transpose<perm = [1, 0]>(a{0}) "
+            "e{0} = Exp(b{0})  f{0} = Exp(b{0})  w{0} = Constant<value = float {{{0}.0}}>() "
+            "v{0} = Sqrt(w{0})  d{0} = Sin(e{0})  u{0} = Add(f{0}, v{0})  y{1} = Mul(e{0}, u{0})"
+        )
+        nodes = "\n".join(body.format(index, index + 1) for index in range(count // 12))
+        model = parse(f"g (float[N,4] y0) => (y{count // 12}) {{ {nodes} }}")
+        started = time.perf_counter()
+        run_pass("cleanup", model)
+        return (time.perf_counter() - started) / count
+
+    seconds_per_node(120)  # imports
+    assert seconds_per_node(24_000) < 3 * seconds_per_node(1_200)

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import onnx_ir as ir
 import pytest
@@ -241,11 +243,8 @@ def test_a_model_without_the_default_operator_set_is_left_alone() -> None:
     assert not rewrites(run_pass("fold", model))
 
 
-def test_an_external_weight_is_viewed_not_read(tmp_path: object) -> None:
+def test_an_external_weight_is_viewed_not_read(tmp_path: Path) -> None:
     """Transposing a mapped weight costs no memory until it is written."""
-    from pathlib import Path
-
-    assert isinstance(tmp_path, Path)
     data = np.arange(6, dtype=np.float32).reshape(2, 3)
     (tmp_path / "w.bin").write_bytes(data.tobytes())
     model = parse("g (float[2] x, float[2,3] w) => (y) { t = Transpose(w)  y = MatMul(t, x) }")
@@ -267,6 +266,32 @@ def test_an_external_weight_is_viewed_not_read(tmp_path: object) -> None:
     array = folded.const_value.numpy()
     assert array.base is not None
     assert not array.flags.owndata
+    assert_same_outputs(original, model)
+
+
+def test_a_large_mapped_weight_is_copied_only_while_it_is_read(tmp_path: Path) -> None:
+    data = np.arange(1024 * 512, dtype=np.float32).reshape(1024, 512)
+    (tmp_path / "w.bin").write_bytes(data.tobytes())
+    model = parse(
+        "g (float[1024] x, float[1024,512] w) => (y) { t = Transpose(w)  y = MatMul(t, x) }"
+    )
+    w = model.graph.inputs.pop()
+    w.const_value = ir.ExternalTensor(
+        "w.bin",
+        0,
+        data.nbytes,
+        ir.DataType.FLOAT,
+        shape=ir.Shape(data.shape),
+        name="w",
+        base_dir=tmp_path,
+    )
+    model.graph.register_initializer(w)
+    original = model.clone()
+    run_pass("fold", model)
+    (folded,) = model.graph.initializers.values()
+    assert isinstance(folded.const_value, ir.LazyTensor)
+    for _ in range(2):
+        np.testing.assert_array_equal(folded.const_value.numpy(), data.T)
     assert_same_outputs(original, model)
 
 
