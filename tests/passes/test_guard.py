@@ -229,3 +229,25 @@ def test_a_malformed_model_is_bad_input(body: str, message: str) -> None:
         burnish.optimize(
             parse(f"g (float[N] x) => (float[N] y) {{ t = Abs(x)  {body} }}"), "cleanup"
         )
+
+
+@dataclass(frozen=True)
+class FixBatch(Pass):
+    """Takes the batch for 1, which is right for the first sample only."""
+
+    name: ClassVar[str] = "fix-batch"
+
+    def apply(self, model: ir.Model, ctx: PassContext) -> None:
+        with ctx.rewrite("fix-batch", "s") as go:
+            if go:
+                model.graph.initializers["s"].const_value = ir.tensor(
+                    np.array([1, -1], np.int64), name="s"
+                )
+
+
+def test_random_inputs_come_in_more_than_one_size() -> None:
+    text = "g (float[N,2,3] x) => (float[N,M] y) <int64[2] s = {0, -1}> { y = Reshape(x, s) }"
+    with pytest.raises(VerificationError, match="after fix-batch the outputs differ"):
+        burnish.optimize(parse(text), FixBatch())
+    fixed = text.replace("N", "1")
+    assert burnish.optimize(parse(fixed), FixBatch()).report.verification["samples"] == 1
