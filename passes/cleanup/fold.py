@@ -20,7 +20,7 @@ import onnx_ir as ir
 
 from burnish.passes.base import Pass
 from burnish.passes.cleanup.constants import constant_before, initializer, tensor_of_array
-from burnish.passes.cleanup.known import SMALL, Known
+from burnish.passes.cleanup.known import SMALL, UNPACKS, Known
 from burnish.passes.constant import tensor_of
 from burnish.passes.context import PassContext
 from burnish.passes.edit import names_of, remove_unused, replace_value
@@ -138,7 +138,7 @@ class _Folding:
         if growth <= SMALL:
             return None
         if origin.narrowest < 8 * max(array.dtype.itemsize for array in results):
-            return "it unpacks a constant that is stored in fewer bits"
+            return UNPACKS
         return None
 
     def replace(self, node: ir.Node, value: ir.Value, array: np.ndarray) -> None:

@@ -14,6 +14,7 @@ import numpy as np
 import onnx_ir as ir
 
 from burnish.errors import BurnishError
+from burnish.passes.cleanup.arguments import cast_target
 from burnish.passes.cleanup.determinism import is_deterministic, subgraphs
 from burnish.passes.cleanup.evaluate import (
     Undecided,
@@ -27,6 +28,8 @@ from burnish.passes.shapes import infer_node
 
 SMALL = 64 * 2**10
 """Bytes no one counts."""
+
+UNPACKS = "it unpacks a constant that is stored in fewer bits"
 
 # Folding these would undo a quantization: the weight is stored in 8 bits or less on purpose.
 _QUANTIZATION = frozenset({"QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear"})
@@ -104,7 +107,7 @@ class Known:
         if any(attribute.is_ref() for attribute in node.attributes.values()):
             return
         if node.inputs and all(value is None or self._is_known(value) for value in node.inputs):
-            reason = _never(node) or self._compute(node)
+            reason = _never(node) or _unpacks(node) or self._compute(node)
             if reason is None:
                 self.origins[node] = self._origin(node)
             else:
@@ -248,6 +251,17 @@ def _never(node: ir.Node) -> str | None:
     if node.op_type.startswith(("Sequence", "Optional", "SplitToSequence", "String")):
         return "its output is not a tensor of numbers"
     return None
+
+
+def _unpacks(node: ir.Node) -> str | None:
+    """Refuse early what would hold the weights of a whole model in memory at twice their size."""
+    stored = tensor_of(node.inputs[0])
+    if node.op_type not in ("Cast", "CastLike") or stored is None or stored.nbytes <= SMALL:
+        return None
+    target = cast_target(node)
+    if target is None or target.bitwidth <= stored.dtype.bitwidth:
+        return None
+    return UNPACKS
 
 
 def _is_floating(node: ir.Node) -> bool:

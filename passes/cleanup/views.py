@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from burnish.passes.cleanup.arguments import has_reference, ints_of, is_given, with_axes
+from burnish.passes.cleanup.arguments import has_reference, ints_of, with_axes
 from burnish.passes.cleanup.dims import same_dim, target_of
 from burnish.passes.rule import NoMatch, Operand, rule
 
@@ -123,27 +123,6 @@ def _without_copies(data: ir.Value, between: ir.Value, shape: tuple[int, ...]) -
         else:
             return "it copies a size that only the shape in between has"
     return target
-
-
-@rule(opset=(5, None))
-def transpose_of_ones(op: Any, x: Any) -> Any:
-    """Transpose(x) -> Reshape(x) where only axes of size 1 move, so that no element does."""
-    return op.Transpose(x, _bind="node")
-
-
-@transpose_of_ones.rewrite
-def _(op: Any, x: Operand, node: ir.Node) -> Any:
-    perm = ints_of(node, "perm", 1)
-    if x.dims is None or is_given(node, "perm", 1) != (perm is not None):
-        return NoMatch("the shape is not known")
-    order = perm or tuple(reversed(range(len(x.dims))))
-    moving = [axis for axis in order if x.dims[axis] != 1]
-    if moving != sorted(moving):
-        return NoMatch("elements move")
-    target = target_of(x.value, node.outputs[0])
-    if isinstance(target, str):
-        return NoMatch(target)
-    return op.Reshape(x, np.array(target, dtype=np.int64))
 
 
 RULES = (

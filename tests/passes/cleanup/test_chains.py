@@ -129,7 +129,7 @@ def test_refuses(rule: Rule, opset: int, nodes: str, reason: str) -> None:
     assert_refuses(rule, model(opset, nodes), reason)
 
 
-@pytest.mark.parametrize(("low", "high"), itertools.product(range(4), range(1, 5)))
+@pytest.mark.parametrize(("low", "high"), list(itertools.product(range(4), range(1, 5))))
 def test_a_slice_of_a_slice_takes_the_same_elements(low: int, high: int) -> None:
     for start, end in itertools.product(range(4), range(1, 6)):
         before = model(

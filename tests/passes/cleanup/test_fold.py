@@ -131,9 +131,9 @@ def test_small_inputs_of_a_large_result_are_folded() -> None:
     assert op_types(before) == ["Expand", "Add"]
 
 
-def weights(dtype: str, count: int, node: str) -> ir.Model:
-    """Return a model with a weight of some size that a node transforms."""
-    model = parse(f"g (float[1] x, {dtype}[{count}] w) => (y) {{ a = {node}  y = Mul(x, a) }}")
+def weights(dtype: str, count: int, nodes: str) -> ir.Model:
+    """Return a model with a weight `w` of some size, from which nodes compute `a`."""
+    model = parse(f"g (float[1] x, {dtype}[{count}] w) => (y) {{ {nodes}  y = Mul(x, a) }}")
     w = model.graph.inputs.pop()
     assert w.dtype is not None
     w.const_value = ir.tensor(np.ones(count, w.dtype.numpy()))
@@ -142,19 +142,25 @@ def weights(dtype: str, count: int, node: str) -> ir.Model:
 
 
 def test_a_weight_stored_in_fewer_bits_stays_packed() -> None:
-    model = weights("float16", 100_000, "Cast<to = 1>(w)")
+    model = weights("float16", 100_000, "a = Cast<to = 1>(w)")
     assert_refuses("fold", model, "stored in fewer bits")
 
 
+def test_so_does_what_is_computed_from_it() -> None:
+    model = weights("float16", 100_000, "n = Neg(w)  a = Cast<to = 1>(n)")
+    assert "stored in fewer bits" in str(refusals(run_pass("fold", model)))
+    assert op_types(model) == ["Cast", "Mul"]
+
+
 def test_a_weight_that_only_changes_its_layout_is_folded() -> None:
-    model = weights("float", 100_000, "Neg(w)")
+    model = weights("float", 100_000, "a = Neg(w)")
     run_pass("fold", model)
     assert op_types(model) == ["Mul"]
 
 
 def test_the_budget_counts_what_is_added() -> None:
     # w is used elsewhere too, so the result comes on top of it.
-    model = weights("float", 100_000, "Neg(w)")
+    model = weights("float", 100_000, "a = Neg(w)")
     extra = ir.Node("", "Abs", [model.graph.initializers["w"]], num_outputs=1)
     extra.outputs[0].name = "z"
     model.graph.insert_before(model.graph.node(0), extra)
