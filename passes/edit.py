@@ -176,22 +176,26 @@ def remove_unused(nodes: Iterable[ir.Node]) -> int:
     return removed
 
 
-def _subgraph_inputs(node: ir.Node) -> Iterable[ir.Value]:
+def subgraphs(node: ir.Node) -> list[ir.Graph]:
+    """Return the graphs a node holds as attributes, in order."""
+    found: list[ir.Graph] = []
     for attribute in node.attributes.values():
         if attribute.is_ref():
             continue
         if attribute.type == ir.AttributeType.GRAPH:
-            graphs: Sequence[ir.Graph] = (attribute.as_graph(),)
+            found.append(attribute.as_graph())
         elif attribute.type == ir.AttributeType.GRAPHS:
-            graphs = attribute.as_graphs()
-        else:
-            continue
-        for graph in graphs:
-            for inner in graph.all_nodes():
-                for index, value in enumerate(inner.inputs):
-                    if value is not None:
-                        inner.replace_input_with(index, None)
-                        yield value
+            found += attribute.as_graphs()
+    return found
+
+
+def _subgraph_inputs(node: ir.Node) -> Iterable[ir.Value]:
+    for graph in subgraphs(node):
+        for inner in graph.all_nodes():
+            for index, value in enumerate(inner.inputs):
+                if value is not None:
+                    inner.replace_input_with(index, None)
+                    yield value
 
 
 def drop_initializer(value: ir.Value) -> bool:

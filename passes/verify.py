@@ -9,6 +9,7 @@ from functools import cache
 import onnx_ir as ir
 
 from burnish.passes.context import describe
+from burnish.passes.edit import subgraphs
 
 
 def verify(model: ir.Model) -> list[str]:
@@ -67,7 +68,7 @@ class _Scope:
                 if used is not None and used not in self.defined:
                     self.problems.append(f"{label}: input {used.name!r} is used before defined")
             self.operator(node, label)
-            for inner in _subgraphs(node):
+            for inner in subgraphs(node):
                 self.graph(inner)
             for value in node.outputs:
                 if value.uses() and not value.name:
@@ -131,15 +132,3 @@ def _form(op_type: str, version: int) -> tuple[int, int, tuple[str, ...]] | None
 
 
 _RUNTIME_OPERATORS = frozenset({"SimplifiedLayerNormalization", "LayerNormalization"})
-
-
-def _subgraphs(node: ir.Node) -> list[ir.Graph]:
-    found: list[ir.Graph] = []
-    for attribute in node.attributes.values():
-        if attribute.is_ref():
-            continue
-        if attribute.type == ir.AttributeType.GRAPH:
-            found.append(attribute.as_graph())
-        elif attribute.type == ir.AttributeType.GRAPHS:
-            found += attribute.as_graphs()
-    return found

@@ -12,10 +12,9 @@ import onnx_ir as ir
 
 from burnish.passes.base import Pass
 from burnish.passes.cleanup.constants import constant_before
-from burnish.passes.cleanup.determinism import subgraphs
 from burnish.passes.constant import as_array
 from burnish.passes.context import PassContext
-from burnish.passes.edit import names_of, remove_unused, replace_value
+from burnish.passes.edit import names_of, remove_unused, replace_value, subgraphs
 
 
 @dataclass(frozen=True)

@@ -11,9 +11,9 @@ from typing import ClassVar
 import onnx_ir as ir
 
 from burnish.passes.base import Pass
-from burnish.passes.cleanup.determinism import is_deterministic, subgraphs
+from burnish.passes.cleanup.determinism import is_deterministic
 from burnish.passes.context import PassContext
-from burnish.passes.edit import remove_unused, replace_value
+from burnish.passes.edit import remove_unused, replace_value, subgraphs
 from burnish.passes.pattern import COMMUTATIVE
 
 # Tensors in attributes are compared by content up to this size (bytes), beyond it by identity.

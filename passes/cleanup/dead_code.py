@@ -10,9 +10,8 @@ from typing import ClassVar
 import onnx_ir as ir
 
 from burnish.passes.base import Pass
-from burnish.passes.cleanup.determinism import subgraphs
 from burnish.passes.context import PassContext
-from burnish.passes.edit import drop_initializer, is_dead, remove_unused
+from burnish.passes.edit import drop_initializer, is_dead, remove_unused, subgraphs
 from burnish.passes.report import all_graphs
 
 

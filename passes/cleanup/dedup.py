@@ -13,9 +13,8 @@ from typing import ClassVar
 import onnx_ir as ir
 
 from burnish.passes.base import Pass
-from burnish.passes.cleanup.determinism import subgraphs
 from burnish.passes.context import PassContext
-from burnish.passes.edit import drop_initializer, replace_value
+from burnish.passes.edit import drop_initializer, replace_value, subgraphs
 
 _HEAD = 64 * 1024  # bytes that tell most tensors apart
 _CHUNK = 2**20

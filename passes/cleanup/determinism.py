@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
+from burnish.passes.edit import subgraphs
+
 # Dropout counts too: in training mode it draws, and at inference it is an identity anyway.
 _RANDOM = frozenset(
     {"Bernoulli", "Dropout", "Multinomial"}
@@ -22,16 +24,3 @@ def is_deterministic(node: ir.Node) -> bool:
     if node.domain not in _KNOWN_DOMAINS or node.op_type in _RANDOM:
         return False
     return all(is_deterministic(inner) for graph in subgraphs(node) for inner in graph.all_nodes())
-
-
-def subgraphs(node: ir.Node) -> list[ir.Graph]:
-    """Return the graphs a node holds as attributes, in order."""
-    found: list[ir.Graph] = []
-    for attribute in node.attributes.values():
-        if attribute.is_ref():
-            continue
-        if attribute.type == ir.AttributeType.GRAPH:
-            found.append(attribute.as_graph())
-        elif attribute.type == ir.AttributeType.GRAPHS:
-            found += attribute.as_graphs()
-    return found

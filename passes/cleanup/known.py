@@ -15,7 +15,7 @@ import onnx_ir as ir
 
 from burnish.errors import BurnishError
 from burnish.passes.cleanup.arguments import cast_target
-from burnish.passes.cleanup.determinism import is_deterministic, subgraphs
+from burnish.passes.cleanup.determinism import is_deterministic
 from burnish.passes.cleanup.evaluate import (
     Undecided,
     evaluate,
@@ -24,6 +24,7 @@ from burnish.passes.cleanup.evaluate import (
 )
 from burnish.passes.cleanup.partial import FOLLOWED, Partial, follow, partial_of
 from burnish.passes.constant import tensor_of
+from burnish.passes.edit import subgraphs
 from burnish.passes.shapes import infer_node
 
 SMALL = 64 * 2**10
