@@ -7,9 +7,11 @@ confidence interval over the rounds.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import platform
 import re
+import statistics
 import subprocess
 import sys
 import sysconfig
@@ -18,12 +20,13 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import date
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 
 from burnish.api import versions
-from burnish.backends import measure
+from burnish.backends import measure, onnxruntime
 from burnish.files import write_aside
 from burnish.tools import zoo
 from burnish.tools.present import show, size
@@ -102,6 +105,67 @@ def simplifiers(folder: Path) -> list[list[str]]:
 
 def _inverse(item: measure.Timing) -> str:
     return f"{1 / item.high:.2f} to {1 / item.low:.2f}"
+
+
+# Sizes of dynamic axes for timing, by model: a line of text, a page, a sentence.
+_DIMS: dict[str, tuple[int, ...]] = {
+    "ppocrv6-rec": (1, 3, 48, 320),
+    "ppocrv6-det": (1, 3, 480, 480),
+    "minilm-l6-dynamo": (1, 128),
+    "minilm-l6-torchscript": (1, 128),
+}
+_FUSION_MODELS = (
+    *_MODELS,
+    *("efficientnet-lite0", "light-resnet50", "light-densenet121", "light-inception-v2"),
+    *("light-shufflenet", "light-squeezenet"),
+)
+
+
+def fusion(folder: Path) -> list[list[str]]:
+    """Nodes, and float32 speed against the raw model, of `fuse` and of the peers.
+
+    One thread, all of the runtime's own optimizations, every variant in turns.
+    """
+    rows = [["model", "nodes", "fuse", "onnxslim", "onnxsim", "speed: fuse", "onnxslim", "onnxsim"]]
+    gains: list[float] = []
+    for name in _FUSION_MODELS:
+        paths = {"raw": zoo.fetch(name)}
+        for tool in ("fuse", "onnxslim", "onnxsim"):
+            paths[tool] = folder / f"{name}.{tool}.onnx"
+        ours = [_SCRIPTS / "optimize", paths["raw"], "-o", paths["fuse"], "--passes", "fuse"]
+        peers = [[_SCRIPTS / peer, paths["raw"], paths[peer]] for peer in ("onnxslim", "onnxsim")]
+        commands: list[Command] = [ours, *peers]
+        for command in commands:
+            subprocess.run(command, check=True, capture_output=True)
+        nodes = [str(ir.load(path).graph.num_nodes()) for path in paths.values()]
+        with contextlib.ExitStack() as stack:
+            sessions = {
+                tool: stack.enter_context(onnxruntime.session(path, optimize="all"))
+                for tool, path in paths.items()
+            }
+            feeds = _timed_feeds(sessions["raw"], _DIMS.get(name))
+            found = measure.compare(sessions, feeds, repeats=60, budget=60)
+        gains.append(found["fuse"].speedup)
+        speeds = [
+            f"{item.speedup:.2f} ({item.low:.2f} to {item.high:.2f})" for item in found.timings[1:]
+        ]
+        rows.append([name, *nodes, *speeds])
+    rows.append(
+        ["geometric mean", "", "", "", "", f"{statistics.geometric_mean(gains):.2f}", "", ""]
+    )
+    return rows
+
+
+def _timed_feeds(session: onnxruntime.Session, shape: tuple[int, ...] | None) -> dict[str, Any]:
+    if shape is None:
+        return measure.random_feeds(session, seed=0)
+    dims = {
+        name: size
+        for spec in session.inputs
+        for name, size in zip(spec.shape, shape, strict=True)
+        if isinstance(name, str)
+    }
+    return measure.random_feeds(session, seed=0, dims=dims)
 
 
 def scaling(folder: Path) -> list[list[str]]:
@@ -212,6 +276,7 @@ _SECTIONS: dict[str, tuple[str, Callable[[Path], list[list[str]]]]] = {
         "so `--verify off` is what compares with them.",
         simplifiers,
     ),
+    "fusion": ("Nodes, and float32 speed against the raw model", fusion),
     "scaling": ("Cost a node", scaling),
     "large": ("A model with 3 GB of external weights through `cleanup`", large_model),
 }
