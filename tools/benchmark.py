@@ -132,7 +132,14 @@ def fusion(folder: Path) -> list[list[str]]:
         paths = {"raw": zoo.fetch(name)}
         for tool in ("fuse", "onnxslim", "onnxsim"):
             paths[tool] = folder / f"{name}.{tool}.onnx"
-        ours = [_SCRIPTS / "optimize", paths["raw"], "-o", paths["fuse"], "--passes", "fuse"]
+        ours: Command = [
+            _SCRIPTS / "optimize",
+            paths["raw"],
+            "-o",
+            paths["fuse"],
+            "--passes",
+            "fuse",
+        ]
         peers = [[_SCRIPTS / peer, paths["raw"], paths[peer]] for peer in ("onnxslim", "onnxsim")]
         commands: list[Command] = [ours, *peers]
         for command in commands:
