@@ -18,7 +18,8 @@ class Preference:
     """What was found of one fused operator on one target.
 
     Attributes:
-        operator: Its name; where both domains have one, that of the runtime is `microsoft.NAME`.
+        operator: Its name; where both domains have one, that of the runtime is `microsoft.NAME`;
+            `NAME-VERSION` is what the runtime runs for it from that opset on.
         prefer: Whether rules should write it.
         ratio: Speed fused against unfused, None if it has not been measured.
         dtypes: ONNX names of the element types it holds for, e.g. `FLOAT`; empty for all.
@@ -44,6 +45,7 @@ PREFERENCES: dict[str, Preferences] = {
         Preference("Attention", False),
         Preference("RotaryEmbedding", True, 1.39, _FLOAT),
         Preference("microsoft.MultiHeadAttention", False, 0.97),
+        Preference("AveragePool-19", False, 0.88),
         Preference("microsoft.SkipLayerNormalization", False, 0.89, _FLOAT),
     ),
 }

@@ -28,6 +28,8 @@ from burnish.passes.shapes import infer_node, infer_shapes
 if TYPE_CHECKING:
     import onnx
 
+    from burnish.backends.target import Target
+
 AUTO = 21
 """Opset wanted by default: the first with 4-bit integers and Q/DQ by blocks."""
 
@@ -65,7 +67,7 @@ class Upgrade(Pass):
         Raises:
             InputError: the target does not run the opset wanted.
         """
-        wanted = min(AUTO, ctx.target.max_opset) if self.opset is None else self.opset
+        wanted = _auto(model, ctx.target) if self.opset is None else self.opset
         if wanted > ctx.target.max_opset:
             raise InputError(
                 f"upgrade: opset {wanted} is newer than {ctx.target.max_opset}, the newest that "
@@ -85,6 +87,15 @@ class Upgrade(Pass):
         with ctx.rewrite("upgrade-opset", where) as go:
             if go:
                 change()
+
+
+def _auto(model: ir.Model, target: Target) -> int:
+    """Return `AUTO`, or the newest opset below it without a kernel known to be slower."""
+    wanted = min(AUTO, target.max_opset)
+    if wanted >= 19 and target.objection_to("AveragePool-19") is not None:
+        pools = (node.op_type == "AveragePool" for node in model.graph.all_nodes())
+        return 18 if any(pools) else wanted
+    return wanted
 
 
 def upgrade(model: ir.Model, opset: int) -> None:

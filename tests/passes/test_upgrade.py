@@ -21,7 +21,8 @@ from burnish.errors import BurnishError, InputError
 from burnish.frontends import load
 from burnish.passes.context import PassContext
 from burnish.passes.instrument import Event, Instrument
-from burnish.passes.upgrade import CannotUpgrade, Upgrade, upgrade
+from burnish.passes.upgrade import AUTO, CannotUpgrade, Upgrade, upgrade
+from burnish.testing import parse, run_pass
 
 LIGHT = Path(onnx.__file__).parent / "backend/test/data/light"
 
@@ -506,3 +507,17 @@ def test_operator_cases_at_every_opset_they_fit() -> None:
             outcomes["same"] += 1
     assert set(refused) == {"Hardmax", "Scan", "Upsample"}
     assert outcomes["same"] > 2500
+
+
+def test_auto_stays_below_a_kernel_that_is_slower() -> None:
+    text = (
+        '<ir_version: 8, opset_import: ["" : 11]> g (float[1,2,8,8] x) => (float[1,2,7,7] y) '
+        "{ y = AveragePool<kernel_shape = [2, 2]>(x) }"
+    )
+    model = parse(text)
+    run_pass(Upgrade(), model)
+    assert model.opset_imports[""] == 18
+    indifferent = dataclasses.replace(Target.parse("cpu"), preferences=())
+    model = parse(text)
+    run_pass(Upgrade(), model, target=indifferent)
+    assert model.opset_imports[""] == AUTO
