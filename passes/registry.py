@@ -40,6 +40,7 @@ BUILT_IN: dict[str, str] = {
     "fuse-norm": "burnish.passes.fuse.norm:FuseNorm",
     "fuse-pad": "burnish.passes.fuse.pad:FusePad",
     "fuse-rotary": "burnish.passes.fuse.rotary:FuseRotary",
+    "layout": "burnish.passes.layout:Layout",
     "keep-apart": "burnish.passes.fuse.apart:KeepApart",
     "prune": "burnish.passes.prune:Prune",
     "quant": "burnish.passes.quant:Quant",

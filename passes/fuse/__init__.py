@@ -15,8 +15,9 @@ class Fuse(Group):
 
     The order: cleanup before all, because sizes are inferred once and further where they are
     constants. Norms and activations next, because a constant scale inside one of them must not be
-    folded into its neighbour before the whole is recognised. Padding before scales, because it
-    stands between a scale and a convolution.
+    folded into its neighbour before the whole is recognised. Transposes are moved once attentions
+    are found, which have some of their own, and before anything is folded into convolutions.
+    Padding before scales, because it stands between a scale and a convolution.
     """
 
     name: ClassVar[str] = "fuse"
@@ -33,6 +34,7 @@ class Fuse(Group):
         from burnish.passes.fuse.norm import FuseNorm
         from burnish.passes.fuse.pad import FusePad
         from burnish.passes.fuse.rotary import FuseRotary
+        from burnish.passes.layout import Layout
         from burnish.passes.upgrade import Upgrade
 
         return (
@@ -43,6 +45,7 @@ class Fuse(Group):
             FuseActivation(),
             FuseAttention(),
             FuseRotary(),
+            Layout(),
             FusePad(),
             FuseAffine(),
             FuseGemm(),
