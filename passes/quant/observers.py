@@ -1,31 +1,34 @@
 # SPDX-License-Identifier: Apache-2.0
 """Streaming observers: what range of a value is worth representing in eight bits?
 
-An observer is fed arrays and keeps a sketch of them, never the arrays: its memory does not depend
-on how many there were. Two sketches of the same kind merge exactly: halves observed apart and then
-merged equal the whole observed at once, to the last bit.
+An observer is fed arrays, one a sample, and keeps a sketch of them, never the arrays: its memory
+does not depend on how many there were. Two sketches of the same kind merge exactly: samples
+observed apart and then merged equal all observed at once, to the last bit, in whatever order.
 
-    MinMax      everything that occurred
-    Percentile  all but the outermost fraction of it
-    Entropy     the range that loses least information (TensorRT's calibration)
+    MinMax          everything that occurred
+    MovingAverage   what a sample reaches on average
+    Percentile      all but the outermost fraction of it
+    Entropy         the range that loses least information (also as TensorRT, ONNX Runtime do)
+    MeanSquare      the range with the least squared error
 """
 
 from __future__ import annotations
 
 import math
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-Counts = NDArray[np.int64]
-Array = np.ndarray[Any, np.dtype[Any]]
+from burnish.passes.sketch import Array, ExactSum, Sketch
 
-# Arrays are sketched a piece at a time, so that temporary copies stay small.
-_PIECE = 1 << 20
+Counts = NDArray[np.int64]
+
+# Arrays are sketched a piece at a time: temporary copies stay in the processor's cache.
+_PIECE = 1 << 16
 
 
 @dataclass(frozen=True)
@@ -35,8 +38,21 @@ class Range:
     low: float
     high: float
 
+    def __contains__(self, number: float) -> bool:
+        return self.low <= number <= self.high
 
-class Observer(ABC):
+    @property
+    def width(self) -> float:
+        """Distance of its ends."""
+        return self.high - self.low
+
+    @property
+    def with_zero(self) -> Range:
+        """The range widened to contain zero."""
+        return Range(min(self.low, 0.0), max(self.high, 0.0))
+
+
+class Observer(Sketch):
     """Watches one value of a model over many samples.
 
     Attributes:
@@ -51,25 +67,22 @@ class Observer(ABC):
         self.nonfinite = 0
 
     def update(self, array: Array) -> None:
-        """Observe an array of floating-point numbers of any shape."""
+        """Observe the array of one sample: floating-point numbers, of any shape."""
         flat = np.asarray(array).reshape(-1)
         if flat.dtype.itemsize < 4:
             flat = flat.astype(np.float32)
-        for start in range(0, flat.size, _PIECE):
-            piece = flat[start : start + _PIECE]
-            low, high = float(piece.min()), float(piece.max())
-            if not (math.isfinite(low) and math.isfinite(high)):  # NaN passes through min and max
-                finite = np.isfinite(piece)
-                self.nonfinite += int(piece.size - np.count_nonzero(finite))
-                piece = piece[finite]
-                if piece.size == 0:
-                    continue
-                low, high = float(piece.min()), float(piece.max())
-            self.low, self.high = min(self.low, low), max(self.high, high)
-            self._sketch(piece)
+        low, high = _ends(flat)
+        if not (math.isfinite(low) and math.isfinite(high)):  # NaN passes through min and max
+            finite = flat[np.isfinite(flat)]
+            self.nonfinite += flat.size - finite.size
+            flat = finite
+            low, high = _ends(flat)
+        if low > high:
+            return
+        self.low, self.high = min(self.low, low), max(self.high, high)
+        self._sketch(flat, low, high)
 
     def merge(self, other: Self) -> None:
-        """Take over what another observer of the same kind saw."""
         self.low, self.high = min(self.low, other.low), max(self.high, other.high)
         self.nonfinite += other.nonfinite
         self._merge(other)
@@ -83,9 +96,19 @@ class Observer(ABC):
     def range(self) -> Range:
         """The range to represent, within `seen`."""
 
-    @abstractmethod
-    def _sketch(self, piece: Array) -> None:
-        """Add finite numbers to the sketch; `low` and `high` cover them already."""
+    def outside(self, range: Range) -> float | None:
+        """Share of all numbers seen that saturate; None if the sketch cannot tell.
+
+        They lie outside the range, which is widened to contain zero, as all schemes do.
+        """
+        inside = self.low in range.with_zero and self.high in range.with_zero
+        return 0.0 if inside or self.low > self.high else None
+
+    def _sketch(self, flat: Array, low: float, high: float) -> None:
+        """Add the finite numbers of a sample, between `low` and `high`, to the sketch.
+
+        The attributes `low` and `high` cover them already.
+        """
 
     @abstractmethod
     def _merge(self, other: Self) -> None:
@@ -98,11 +121,40 @@ class MinMax(Observer):
     def range(self) -> Range:
         return self.seen
 
-    def _sketch(self, piece: Array) -> None:
-        """Keep nothing beside `low` and `high`."""
-
     def _merge(self, other: Self) -> None:
         """Keep nothing beside `low` and `high`."""
+
+
+class MovingAverage(Observer):
+    """The mean of the smallest numbers of the samples, to the mean of their largest.
+
+        low = (1 / n) sum_i min(x_i)        high = (1 / n) sum_i max(x_i)
+
+    This is the cumulative moving average. The exponential one, `r <- (1 - c) r + c x_i`, serves
+    training, where weights change and old samples mislead (B. Jacob et al., 2018, section 3.1); in
+    calibration the model stands still, and to weigh the last samples most would only make the
+    result depend on their order. For `c -> 0`, without the bias towards the first sample, it
+    becomes this mean, whose sums merge exactly.
+
+    Attributes:
+        sums: Of the ends of the samples: [low, high].
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.sums = ExactSum()
+
+    def range(self) -> Range:
+        if self.sums.count == 0:
+            return self.seen
+        low, high = (self.sums.value / self.sums.count).tolist()
+        return Range(max(low, self.low), min(high, self.high))
+
+    def _sketch(self, flat: Array, low: float, high: float) -> None:
+        self.sums.add(np.array([low, high]))
+
+    def _merge(self, other: Self) -> None:
+        self.sums.merge(other.sums)
 
 
 class Histogram(Observer):
@@ -135,19 +187,36 @@ class Histogram(Observer):
         """Width of a bin."""
         return 0.0 if self.exponent is None else math.ldexp(1.0, self.exponent)
 
-    def _sketch(self, piece: Array) -> None:
-        self.zeros += int(np.count_nonzero(piece == 0))
+    def outside(self, range: Range) -> float:
+        """Share of all numbers seen that saturate; those of a bin are spread evenly over it."""
+        range = range.with_zero
+        total = int(self.counts.sum())
+        if total == 0 or (self.low in range and self.high in range):
+            return 0.0
+        edges = (self.first + np.arange(self.counts.size)) * self.width
+        inside = np.minimum(edges + self.width, range.high) - np.maximum(edges, range.low)
+        share = np.clip(inside / self.width, 0.0, 1.0) if self.width else np.ones(1)
+        counts = self.counts.astype(np.float64)
+        counts[-self.first] -= self.zeros  # zeros sit on the edge of their bin
+        kept = float(counts @ share) + self.zeros
+        return max(0.0, 1.0 - kept / total)
+
+    def _sketch(self, flat: Array, low: float, high: float) -> None:
         self._cover()
-        if self.exponent is None:
-            self.counts[0] += piece.size
-            return
-        # Scaling by a power of two is exact but for underflow: a tiny negative number must not
-        # land in bin 0.
-        bins = np.floor(np.ldexp(piece, -self.exponent)).astype(np.int64)
-        if self.first < 0:
-            bins[(bins == 0) & (piece < 0)] = -1
-        bins -= self.first
-        self.counts += np.bincount(bins, minlength=self.counts.size)
+        for start in range(0, flat.size, _PIECE):
+            piece = flat[start : start + _PIECE]
+            self.zeros += piece.size - int(np.count_nonzero(piece != 0))
+            if self.exponent is None:
+                self.counts[0] += piece.size
+                continue
+            bins = _scaled(piece, -self.exponent)
+            np.floor(bins, out=bins)
+            if self.exponent > 0 and self.first < 0:
+                # Scaling by a power of two is exact but for underflow: a tiny negative number
+                # must not land in bin 0.
+                bins[(bins == 0) & (piece < 0)] = -1
+            bins -= bins.dtype.type(self.first)
+            self.counts += np.bincount(bins.astype(np.intp), minlength=self.counts.size)
 
     def _merge(self, other: Self) -> None:
         self.zeros += other.zeros
@@ -164,6 +233,8 @@ class Histogram(Observer):
         low, high = min(self.low, 0.0), max(self.high, 0.0)
         if low == high == 0.0:
             return
+        if self.exponent is not None and self._covered(low, high):
+            return
         exponent = _exponent(low, high, self.BINS)
         shift = 0 if self.exponent is None else exponent - self.exponent
         first, counts = _coarsened(self.first, self.counts, shift)
@@ -172,6 +243,12 @@ class Histogram(Observer):
         self.counts = np.zeros(last - self.first + 1, np.int64)
         start = first - self.first
         self.counts[start : start + counts.size] = counts
+
+    def _covered(self, low: float, high: float) -> bool:
+        """Whether the bins are already those for `low` to `high`."""
+        assert self.exponent is not None
+        last = self.first + self.counts.size - 1
+        return _bin(low, self.exponent) == self.first and _bin(high, self.exponent) == last
 
 
 class Percentile(Histogram):
@@ -214,42 +291,161 @@ class Entropy(Histogram):
 
     For a threshold t, numbers outside [-t, t] saturate and those inside are rounded to `levels`
     values. With P the clipped distribution over bins and Q the rounded one, spread back over the
-    occupied bins, the threshold with the least sum P log(P / Q) is taken (S. Migacz, "8-bit
-    Inference with TensorRT", GTC 2017). Exact zeros are left out: zero is represented exactly
-    whatever the range, and after a Relu they would outweigh everything else.
+    occupied bins, the threshold with the least
+
+        KL(P || Q) = sum_i P_i log(P_i / Q_i)
+
+    is taken (S. Migacz, "8-bit Inference with TensorRT", GTC 2017).
+
+    Args:
+        levels: Number of quantized values, on both sides of zero if numbers lie on both.
+        bins: At most so many bins are compared (at least half of it); more are joined.
+        candidates: How many thresholds to try; None tries one a bin.
+        magnitudes: Look at absolute values, and take a range symmetric about zero.
+        zeros: Count exact zeros. They are represented exactly whatever the range, and after a Relu
+            would outweigh everything else.
     """
 
-    LEVELS = 256
-    CANDIDATES = 128
+    def __init__(
+        self,
+        *,
+        levels: int = 256,
+        bins: int = Histogram.BINS,
+        candidates: int | None = 128,
+        magnitudes: bool = False,
+        zeros: bool = False,
+    ) -> None:
+        super().__init__()
+        self.levels = levels
+        self.bins = bins
+        self.candidates = candidates
+        self.magnitudes = magnitudes
+        self.count_zeros = zeros
+
+    @staticmethod
+    def tensorrt() -> Entropy:
+        """As TensorRT's calibration does: 2048 bins of magnitudes, 128 levels, every threshold."""
+        return Entropy(levels=128, bins=2048, candidates=None, magnitudes=True)
+
+    @staticmethod
+    def onnxruntime() -> Entropy:
+        """As ONNX Runtime's does: 128 levels over both signs, zeros counted, every threshold.
+
+        Its 128 bins are those of the first sample and grow with later ones, so that its result
+        depends on their order, and is the whole range for a single sample; here there are 2048.
+        """
+        return Entropy(levels=128, bins=2048, candidates=None, zeros=True)
 
     def range(self) -> Range:
         if self.exponent is None:
             return self.seen
-        counts = self.counts.astype(np.float64)
-        zero = -self.first
-        counts[zero] -= self.zeros
+        counts, zero, width = self.joined()
         longest = max(zero, counts.size - zero)
         both_sides = 0 < zero < counts.size - 1
-        shortest = self.LEVELS // 2 if both_sides else self.LEVELS
+        shortest = self.levels // 2 if both_sides else self.levels
         if longest <= shortest or not counts.any():
             return self.seen
-        spans = np.unique(np.linspace(shortest, longest, self.CANDIDATES).astype(np.int64))
+        tried = self.candidates or longest - shortest + 1
+        spans = np.unique(np.linspace(shortest, longest, tried).astype(np.int64))
         losses = [
-            _divergence(counts, max(0, zero - span), min(counts.size, zero + span), self.LEVELS)
+            _divergence(counts, max(0, zero - span), min(counts.size, zero + span), self.levels)
             for span in map(int, spans)
         ]
-        reach = int(spans[int(np.argmin(losses))]) * self.width
+        reach = int(spans[int(np.argmin(losses))]) * width
         return Range(max(self.low, -reach), min(self.high, reach))
+
+    def joined(self) -> tuple[NDArray[np.float64], int, float]:
+        """Return what is compared: counts by bin, which bin zero begins, and the width of a bin."""
+        assert self.exponent is not None
+        counts = self.counts.copy()
+        if not self.count_zeros:
+            counts[-self.first] -= self.zeros
+        first = self.first
+        if self.magnitudes:
+            first, counts = 0, _folded(first, counts)
+        shift = 0
+        while (counts.size - 1 >> shift) + 1 > self.bins:
+            shift += 1
+        first, counts = _coarsened(first, counts, shift)
+        return counts.astype(np.float64), -first, math.ldexp(1.0, self.exponent + shift)
+
+
+class MeanSquare(Histogram):
+    """The range whose quantized values have the least mean square error.
+
+        (low, high) = argmin  sum_i counts_i (x_i - Q(x_i; low, high))^2
+
+    with x_i the middle of a bin and Q rounding to `levels` evenly spaced values (M. Nagel et al.,
+    "A White Paper on Neural Network Quantization", 2021, section 3.1). Both ends are searched in
+    turns over hundredths of `seen`, until neither moves. More than 2048 levels are finer than the
+    bins: then it is `seen`.
+
+    Args:
+        levels: Number of quantized values.
+        symmetric: Take a range symmetric about zero, cut to `seen`.
+    """
+
+    STEPS = 100
+
+    def __init__(self, *, levels: int = 256, symmetric: bool = False) -> None:
+        super().__init__()
+        self.levels = levels
+        self.symmetric = symmetric
+
+    def range(self) -> Range:
+        if self.exponent is None or 4 * self.levels > self.BINS:
+            return self.seen
+        counts = self.counts.astype(np.float64)
+        counts[-self.first] -= self.zeros  # exact whatever the range
+        occupied = np.flatnonzero(counts)
+        if occupied.size == 0:
+            return self.seen
+        counts = counts[occupied]
+        numbers = np.ldexp(self.first + occupied + 0.5, self.exponent).astype(np.float64)
+        low, high = min(self.low, 0.0), max(self.high, 0.0)
+        shares = np.arange(1, self.STEPS + 1) / self.STEPS
+        if self.symmetric:
+            reach = max(-low, high)
+            errors = [_square(numbers, counts, -s * reach, s * reach, self.levels) for s in shares]
+            reach *= float(shares[int(np.argmin(errors))])
+            return Range(max(self.low, -reach), min(self.high, reach))
+        best = (low, high)
+        for _ in range(4):
+            before = best
+            lows = [low] if low == 0.0 else (shares * low).tolist()
+            best = (_least(numbers, counts, [(x, best[1]) for x in lows], self.levels)[0], best[1])
+            highs = [high] if high == 0.0 else (shares * high).tolist()
+            best = (best[0], _least(numbers, counts, [(best[0], x) for x in highs], self.levels)[1])
+            if best == before:
+                break
+        return Range(max(self.low, best[0]), min(self.high, best[1]))
+
+
+METHODS: dict[str, Callable[[], Observer]] = {
+    "minmax": MinMax,
+    "average": MovingAverage,
+    "percentile": Percentile,
+    "entropy": Entropy,
+    "mse": MeanSquare,
+}
+"""Observers by the name of the method; `Percentile` takes an argument."""
 
 
 def observer(method: str, *, percentile: float = 99.99) -> Callable[[], Observer]:
-    """Return what makes observers of a method: "minmax", "percentile" or "entropy"."""
-    makers: dict[str, Callable[[], Observer]] = {
-        "minmax": MinMax,
-        "percentile": lambda: Percentile(percentile),
-        "entropy": Entropy,
-    }
-    return makers[method]
+    """Return what makes observers of one of `METHODS`."""
+    return (lambda: Percentile(percentile)) if method == "percentile" else METHODS[method]
+
+
+def _scaled(piece: Array, exponent: int) -> Array:
+    """Return `piece * 2**exponent`, in its own type."""
+    if -100 < exponent < 100:  # much faster, where the factor is a normal number
+        product: Array = piece * piece.dtype.type(math.ldexp(1.0, exponent))
+        return product
+    return np.ldexp(piece, exponent)
+
+
+def _ends(flat: Array) -> tuple[float, float]:
+    return (float(flat.min()), float(flat.max())) if flat.size else (math.inf, -math.inf)
 
 
 def _bin(number: float, exponent: int) -> int:
@@ -276,6 +472,40 @@ def _coarsened(first: int, counts: Counts, shift: int) -> tuple[int, Counts]:
     back = -(front + counts.size) % (1 << shift)
     padded = np.pad(counts, (front, back))
     return coarse, padded.reshape(-1, 1 << shift).sum(axis=1)
+
+
+def _folded(first: int, counts: Counts) -> Counts:
+    """Return counts of magnitudes: bin `-1 - i` is joined with bin `i`."""
+    positive, negative = counts[-first:], counts[:-first][::-1] if first else counts[:0]
+    folded = np.zeros(max(positive.size, negative.size), np.int64)
+    folded[: positive.size] += positive
+    folded[: negative.size] += negative
+    return folded
+
+
+def _least(
+    numbers: NDArray[np.float64],
+    counts: NDArray[np.float64],
+    ends: list[tuple[float, float]],
+    levels: int,
+) -> tuple[float, float]:
+    """Return the range among `ends` with the least squared error."""
+    errors = [_square(numbers, counts, low, high, levels) for low, high in ends]
+    return ends[int(np.argmin(errors))]
+
+
+def _square(
+    numbers: NDArray[np.float64],
+    counts: NDArray[np.float64],
+    low: float,
+    high: float,
+    levels: int,
+) -> float:
+    """Return the sum of squared errors of numbers rounded to `levels` values, one of them zero."""
+    scale = (high - low) / (levels - 1)
+    lowest = round(low / scale)
+    rounded = np.clip(np.rint(numbers / scale), lowest, lowest + levels - 1) * scale
+    return float(counts @ (numbers - rounded) ** 2)
 
 
 def _divergence(counts: NDArray[np.float64], start: int, stop: int, levels: int) -> float:

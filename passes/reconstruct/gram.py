@@ -52,7 +52,8 @@ class Gram(Sketch):
     """
 
     def __init__(self, features: int, *, groups: int = 1, rows: Rows | None = None) -> None:
-        self._features = (features, groups)
+        self.features = features
+        self.groups = groups
         self._rows = vectors if rows is None else rows
         self.count = 0
         self.strips = [ExactSum() for _ in range(0, features, _STRIP)]
@@ -85,7 +86,7 @@ class Gram(Sketch):
         Raises:
             ValueError: it has another number of features, or holds NaN or infinity.
         """
-        features, groups = self._features
+        features, groups = self.features, self.groups
         for piece in self._rows(array):
             if piece.shape[0] != groups or piece.shape[2] != features:
                 raise ValueError(
@@ -106,7 +107,7 @@ class Gram(Sketch):
     @property
     def matrix(self) -> NDArray[np.float64]:
         """X^T X: [K, K], or [G, K, K] of a grouped Conv; symmetric to the last bit."""
-        features, groups = self._features
+        features, groups = self.features, self.groups
         whole = np.zeros((groups, features, features))
         for start, strip in zip(range(0, features, _STRIP), self.strips, strict=True):
             if strip.count:

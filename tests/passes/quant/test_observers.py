@@ -18,14 +18,16 @@ from hypothesis.extra import numpy as hnp
 from burnish.passes.quant.observers import (
     Entropy,
     Histogram,
+    MeanSquare,
     MinMax,
+    MovingAverage,
     Observer,
     Percentile,
     Range,
     observer,
 )
 
-KINDS: list[Callable[[], Observer]] = [MinMax, Percentile, Entropy]
+KINDS: list[Callable[[], Observer]] = [MinMax, MovingAverage, Percentile, Entropy, MeanSquare]
 
 # Magnitudes far apart make the bins double many times; zeros and infinities are special cases.
 numbers = st.floats(width=32) | st.floats(-8, 8, width=32) | st.sampled_from([0.0, -0.0])
@@ -40,25 +42,42 @@ def watch(make: Callable[[], Observer], *pieces: np.ndarray) -> Observer:
 
 
 def state(made: Observer) -> dict[str, Any]:
-    return {
-        key: value.tolist() if isinstance(value, np.ndarray) else value
-        for key, value in vars(made).items()
-    }
+    return {key: value.tolist() for key, value in made.state().items()}
 
 
 @pytest.mark.parametrize("make", KINDS)
 @given(st.lists(arrays, max_size=6), st.randoms(use_true_random=False))
 def test_order_and_partition_do_not_matter(
-    make: Callable[[], Observer], pieces: list[np.ndarray], random: Any
+    make: Callable[[], Observer], samples: list[np.ndarray], random: Any
 ) -> None:
-    whole = watch(make, np.concatenate([np.zeros(0, np.float32), *pieces]))
-    shuffled = list(pieces)
+    whole = watch(make, *samples)
+    shuffled = list(samples)
     random.shuffle(shuffled)
-    half = len(pieces) // 2
-    merged = watch(make, *shuffled[:half])
-    merged.merge(watch(make, *shuffled[half:]))
+    cut = random.randint(0, len(samples))
+    merged = watch(make, *shuffled[:cut])
+    merged.merge(watch(make, *shuffled[cut:]))
     assert state(merged) == state(whole)
     assert merged.range() == whole.range()
+
+
+@pytest.mark.parametrize("make", [kind for kind in KINDS if kind is not MovingAverage])
+@given(st.lists(arrays, max_size=6))
+def test_where_a_sample_ends_does_not_matter(
+    make: Callable[[], Observer], samples: list[np.ndarray]
+) -> None:
+    whole = watch(make, np.concatenate([np.zeros(0, np.float32), *samples]))
+    assert state(watch(make, *samples)) == state(whole)
+
+
+@pytest.mark.parametrize("make", KINDS)
+@given(st.lists(arrays, min_size=1, max_size=4))
+def test_it_is_stored_and_restored(make: Callable[[], Observer], samples: list[np.ndarray]) -> None:
+    whole, first, again = watch(make, *samples), watch(make, *samples[:-1]), make()
+    again.restore(first.state())
+    assert state(again) == state(first)
+    again.update(samples[-1])
+    assert state(again) == state(whole)
+    assert again.range() == whole.range()
 
 
 @given(arrays)
@@ -196,6 +215,8 @@ def test_a_tiny_negative_number_does_not_underflow_into_the_bin_above() -> None:
 def test_names() -> None:
     assert isinstance(observer("minmax")(), MinMax)
     assert isinstance(observer("entropy")(), Entropy)
+    assert isinstance(observer("average")(), MovingAverage)
+    assert isinstance(observer("mse")(), MeanSquare)
     made = observer("percentile", percentile=99)()
     assert isinstance(made, Percentile)
     assert made.percent == 99
@@ -210,3 +231,129 @@ def test_exponent_is_the_smallest_that_fits() -> None:
         finer = math.ldexp(made.width, -1)
         low, high = min(low, 0), max(high, 0)
         assert math.floor(high / finer) - math.floor(low / finer) + 1 > Histogram.BINS
+
+
+def test_a_moving_average_is_the_mean_of_the_ends_of_samples() -> None:
+    samples = np.random.default_rng(0).normal(1, 1, (20, 50)).astype(np.float32)
+    made = watch(MovingAverage, *samples).range()
+    assert made.low == pytest.approx(samples.min(axis=1).astype(np.float64).mean(), rel=1e-9)
+    assert made.high == pytest.approx(samples.max(axis=1).astype(np.float64).mean(), rel=1e-9)
+    # One sample with an outlier moves it by its share only.
+    samples[3, 3] = 1000
+    assert watch(MovingAverage, *samples).range().high < 60
+
+
+SHAPES: dict[str, Callable[[np.random.Generator], np.ndarray]] = {
+    "normal": lambda rng: rng.normal(0, 1, 50_000),
+    "laplace": lambda rng: rng.laplace(0.5, 1, 50_000),
+    "relu": lambda rng: np.maximum(rng.normal(0, 1, 50_000), 0),
+    "gelu-like": lambda rng: np.maximum(rng.normal(-1, 1, 50_000), -0.17),
+    "outliers": lambda rng: np.concatenate([rng.normal(0, 1, 50_000), [60, -50, 55]]),
+}
+
+
+def squared_error(data: np.ndarray, kept: Range, levels: int) -> float:
+    scale = (kept.high - kept.low) / (levels - 1)
+    zero = np.rint(-kept.low / scale)
+    rounded = np.clip(np.rint(data / scale) + zero, 0, levels - 1) - zero
+    return float(((data - rounded * scale) ** 2).sum())
+
+
+@pytest.mark.parametrize("levels", [16, 256])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_mean_square_is_the_best_of_all_ranges(shape: str, levels: int) -> None:
+    data = SHAPES[shape](np.random.default_rng(0)).astype(np.float32)
+    made = watch(lambda: MeanSquare(levels=levels), data)
+    shares = np.linspace(0.04, 1, 25)
+    low, high = min(made.low, 0.0), max(made.high, 0.0)
+    lows, highs = shares * low if low else [0.0], shares * high
+    every = data.astype(np.float64)
+    best = min(squared_error(every, Range(a, b), levels) for a in lows for b in highs)
+    assert squared_error(every, made.range().with_zero, levels) <= best * 1.02
+
+
+def test_mean_square_of_more_levels_than_the_bins_can_tell_apart_is_everything() -> None:
+    made = watch(lambda: MeanSquare(levels=65536), np.array([-1, 1, 50], np.float32))
+    assert made.range() == made.seen == Range(-1, 50)
+
+
+def test_symmetric_mean_square() -> None:
+    data = np.random.default_rng(0).normal(0.5, 1, 100_000).astype(np.float32)
+    data[0] = 100
+    made = watch(lambda: MeanSquare(symmetric=True), data).range()
+    assert made.low == data.min()
+    # One number off by 100 - t, a hundred thousand off by 2 t / 255 / sqrt(12) on average.
+    assert made.high == pytest.approx(100 / (1 + 1e5 * (2 / 255) ** 2 / 12), abs=2)
+
+
+def test_onnxruntime_finds_the_same_threshold_in_the_same_bins() -> None:
+    calibrate = pytest.importorskip("onnxruntime.quantization.calibrate")
+    data = np.random.default_rng(0).laplace(0, 1, 500_000).astype(np.float32)
+    made = watch(Entropy.onnxruntime, data)
+    assert isinstance(made, Entropy)
+    counts, zero, width = made.joined()
+    half = max(zero, counts.size - zero)
+    centred = np.zeros(2 * half)
+    centred[half - zero : half - zero + counts.size] = counts
+    edges = (np.arange(2 * half + 1) - half).astype(np.float32) * np.float32(width)
+    collector = calibrate.HistogramCollector("entropy", False, 128, 128, 99.99, "same")
+    histogram = (centred.astype(np.int64), edges, data.min(), data.max(), edges[-1])
+    low, high = collector.get_entropy_threshold(histogram, 128)
+    # All bins that are left over after division by 128 go to its last level.
+    assert made.range().high == pytest.approx(float(high), rel=0.1)
+    assert made.range().low == pytest.approx(float(low), rel=0.1)
+
+
+def tensorrt_threshold(counts: np.ndarray, width: float, levels: int = 128) -> float:
+    """The published algorithm, on a histogram of magnitudes, as slowly as it is written."""
+    losses = []
+    for stop in range(levels, counts.size + 1):
+        p = counts[:stop].astype(np.float64)
+        occupied = p > 0
+        level = np.arange(stop) * levels // stop
+        q = np.zeros(stop)
+        for index in range(levels):
+            inside = (level == index) & occupied
+            if inside.any():
+                q[inside] = p[level == index].sum() / inside.sum()
+        p[-1] += counts[stop:].sum()
+        p, q = p / p.sum(), q / q.sum()
+        both = (p > 0) & (q > 0)
+        missing = p[(p > 0) & (q == 0)].sum()
+        losses.append((p[both] * np.log(p[both] / q[both])).sum() + 1e3 * missing)
+    return (levels + int(np.argmin(losses))) * width
+
+
+@pytest.mark.parametrize("shape", ["normal", "laplace", "relu"])
+def test_the_published_algorithm_finds_the_same_threshold_in_the_same_bins(shape: str) -> None:
+    data = SHAPES[shape](np.random.default_rng(0)).astype(np.float32)
+    made = watch(Entropy.tensorrt, data)
+    assert isinstance(made, Entropy)
+    counts, zero, width = made.joined()
+    assert zero == 0
+    assert 1024 <= counts.size <= 2048
+    assert counts.sum() == np.count_nonzero(data)
+    expected = min(tensorrt_threshold(counts, width), float(np.abs(data).max()))
+    reach = max(-made.range().low, made.range().high)
+    assert reach == pytest.approx(expected, rel=0.05)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_how_much_lies_outside_a_range(shape: str) -> None:
+    data = SHAPES[shape](np.random.default_rng(0)).astype(np.float32)
+    made = watch(Percentile, data)
+    for low, high in ((-1.0, 1.0), (0.0, 0.5), (-0.1, 3.0), (-100.0, 100.0)):
+        counted = float(np.mean((data < low) | (data > high)))
+        # The bin that holds an end is taken as filled evenly.
+        assert made.outside(Range(low, high)) == pytest.approx(counted, abs=0.01)
+    assert made.outside(made.seen) == 0.0
+    if shape in ("normal", "laplace", "outliers"):  # the others pile up in an outermost bin
+        assert made.outside(made.range()) == pytest.approx(1e-4, rel=0.3)
+
+
+def test_ends_alone_do_not_tell_how_much_lies_outside() -> None:
+    made = watch(MinMax, np.array([0.0, 2.0], np.float32))
+    assert made.outside(Range(0, 2)) == 0.0
+    assert made.outside(Range(0, 1)) is None
+    assert watch(MinMax).outside(Range(0, 1)) == 0.0
+    assert watch(Percentile).outside(Range(0, 1)) == 0.0
