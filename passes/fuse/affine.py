@@ -141,10 +141,20 @@ def _before(
     before = affine_of(op, affine, x.value, read.inputs)
     if not before:
         return before
+    if _widens(before, x, read.inputs):
+        return NoMatch("the constant may broadcast it")
     return read.fold(op, x, before=before)
 
 
 fold_batch_norm_before.rewrite(_before)
+
+
+def _widens(affine: Affine, x: Operand, channels: Channels) -> bool:
+    """Whether a constant might make one channel of `x` many."""
+    if max(affine.scale.size, affine.shift.size) == 1:
+        return x.rank == 0
+    dims = x.dims or ()
+    return len(dims) < channels.from_end or dims[-channels.from_end] != channels.size
 
 
 def _may_fold(user: ir.Node, index: int) -> bool:
@@ -172,6 +182,8 @@ def _(
         return inner
     if not outer:
         return outer
+    if _widens(inner, x, read.inputs) or _widens(outer, x, read.inputs):
+        return NoMatch("the constant may broadcast it")
     assert a.array is not None
     with np.errstate(all="ignore"):
         moved = rounded(outer.shift / inner.scale, a.array.dtype)
@@ -266,6 +278,8 @@ def _(op: Builder, x: Operand, norm: ir.Node, affine: ir.Node) -> Replacement:
     read = affine_of(op, affine, norm.outputs[0] if behind else x.value, channels)
     if not read:
         return read
+    if not behind and _widens(read, x, channels):
+        return NoMatch("the constant may broadcast it")
     shift: np.ndarray | NoMatch = beta
     centre: np.ndarray | NoMatch = mean
     with np.errstate(all="ignore"):

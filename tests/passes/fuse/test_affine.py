@@ -196,6 +196,22 @@ def test_numbers_that_rounding_would_spoil_are_refused(
     assert_refuses(fold_affine_after, model, reason)
 
 
+def test_shared_weights_are_copied_where_each_user_folds_a_norm_of_its_own(freeze: Freeze) -> None:
+    """The heads of a detector: one convolution for all scales, a norm for each."""
+    model = freeze(
+        "g (float[1,64,5,5] x, float[1,64,9,9] x2, float[64,64,1,1] w,"
+        " float[64] c, float[64] d, float[64] m, float[64] v)"
+        " => (float[1,64,5,5] y, float[1,64,9,9] z)"
+        "{ s = Conv(x, w) y = BatchNormalization(s, c, d, m, v)"
+        "  t = Conv(x2, w) z = BatchNormalization(t, d, c, m, v) }",
+        v=2.0,
+    )
+    original = model.clone()
+    run_pass("fuse-affine", model)
+    assert ops(model) == ["Conv", "Conv"]
+    assert_same_outputs(original, model)
+
+
 def test_small_weights_used_twice_are_copied(freeze: Freeze) -> None:
     model = freeze(
         "g (float[1,4,5,5] x, float[4,4,1,1] w, float c) => (float[1,4,5,5] y, float[1,4,5,5] z)"
@@ -405,6 +421,20 @@ def test_numbers_stay_when_folding_before(freeze: Freeze, case: str, dtype: str)
             "(float[1,4,5] x, float[6,4,3] w, float[5] c) => (float[1,6,3] y)"
             "{ p = Mul(x, c) y = Conv(p, w) }",
             "the constant differs along more than the channels",
+        ),
+        (
+            "(float[2,1] x, float[4,6] w, float[4] c) => (float[2,6] y)"
+            "{ p = Mul(x, c) y = MatMul(p, w) }",
+            "the constant may broadcast it",
+        ),
+        (
+            "(float[N,C] x, float[4,6] w, float[4] c, float[6] b) => (float[N,6] y)"
+            "{ p = Add(x, c) t = MatMul(p, w) y = Add(t, b) }",
+            "the constant may broadcast it",
+        ),
+        (
+            "(float x, float[4,6] w, float[1] c) => (float[6] y){ p = Mul(x, c) y = MatMul(p, w) }",
+            "the constant may broadcast it",
         ),
     ],
 )
