@@ -68,7 +68,7 @@ def forget_shapes(model: ir.Model) -> None:
 
 def _has_unknown(model: ir.Model) -> bool:
     return any(
-        value.shape is None or value.type is None
+        value.type is None or value.shape is None or None in value.shape.dims
         for graph in all_graphs(model)
         for node in graph
         for value in node.outputs
