@@ -141,7 +141,7 @@ def plan(model: ir.Model, opset: int) -> Callable[[], None]:
 # --- conversion --------------------------------------------------------------------------------
 
 
-def _convert(graph: ir.Graph, old: int, new: int) -> list[_Replacement]:
+def _convert(graph: ir.Graph, old: int, new: int) -> list[_Replacement | _Axis]:
     """Convert the nodes of a graph and its subgraphs that differ between two opsets."""
     nodes = [node for node in graph.all_nodes() if _differs(node, old, new)]
     if not nodes:
@@ -152,8 +152,17 @@ def _convert(graph: ir.Graph, old: int, new: int) -> list[_Replacement]:
         reason = _obstacle(node, old, new)
         if reason is not None:
             raise CannotUpgrade(f"{node.op_type} node {node.name!r}: {reason}")
-    batches = [nodes[i : i + _BATCH] for i in range(0, len(nodes), _BATCH)]
-    return [each for batch in batches for each in _convert_batch(batch, old, new)]
+    changes: list[_Replacement | _Axis] = []
+    others: list[ir.Node] = []
+    for node in nodes:
+        axis = _only_axis(node) if _meant_a_matrix(node, old, new) else None
+        if axis is None:
+            others.append(node)
+        else:
+            changes.append(_Axis(node, axis))
+    for i in range(0, len(others), _BATCH):
+        changes += _convert_batch(others[i : i + _BATCH], old, new)
+    return changes
 
 
 def _convert_batch(nodes: list[ir.Node], old: int, new: int) -> Iterator[_Replacement]:
@@ -318,6 +327,40 @@ class _Replacement:
                 value.name = names.fresh(f"{base}_out")
 
 
+@dataclass(frozen=True)
+class _Axis:
+    """A node that stays, with another `axis`."""
+
+    node: ir.Node
+    axis: int
+
+    def apply(self) -> None:
+        self.node.attributes.add(ir.AttrInt64("axis", self.axis))
+
+
+def _meant_a_matrix(node: ir.Node, old: int, new: int) -> bool:
+    """Whether an operator took its input for a matrix, and takes one axis alone from 13 on."""
+    return node.op_type in ("Hardmax", "LogSoftmax", "Softmax") and old < 13 <= new
+
+
+def _only_axis(node: ir.Node) -> int | None:
+    """The axis that makes the rows of the matrix, split at `axis`, if it is just one.
+
+    The converter flattens the input, though where all other sizes are 1 nothing need change: a
+    network that ends in [N, 1000, 1, 1] would run three nodes for one.
+    """
+    shape = node.inputs[0].shape if node.inputs[0] is not None else None
+    first = node.attributes.get_int("axis", 1)
+    if shape is None or not -len(shape) <= first < len(shape):
+        return None
+    rows = range(first % len(shape), len(shape))
+    long = [axis for axis in rows if shape[axis] != 1]
+    if len(long) > 1:
+        return None
+    only = long[0] if long else len(shape) - 1
+    return -1 if only == len(shape) - 1 else only
+
+
 def _take_over(old: ir.Value, new: ir.Value) -> None:
     """Let a value stand wherever another did, under its name."""
     new.type, new.shape, new.doc_string = old.type, old.shape, old.doc_string
@@ -343,15 +386,10 @@ def _scan(node: ir.Node, old: int, new: int) -> str | None:
 
 
 def _hardmax(node: ir.Node, old: int, new: int) -> str | None:
-    # Until 12 the input counts as a matrix, split at `axis`; from 13 on `axis` alone is reduced.
-    # The converter leaves the node as it is, which is right for the last axis only.
-    if old >= 13 or new < 13:
+    # The converter leaves the node as it is, though it means something else.
+    if not _meant_a_matrix(node, old, new) or _only_axis(node) is not None:
         return None
-    shape = node.inputs[0].shape if node.inputs[0] is not None else None
-    axis = node.attributes.get_int("axis", 1)
-    if shape is not None and axis % len(shape) == len(shape) - 1 and "axis" in node.attributes:
-        return None
-    return "its axis is not the last one, and meant something else before opset 13"
+    return "it is over several axes at once, and over one from opset 13"
 
 
 def _group_normalization(node: ir.Node, old: int, new: int) -> str | None:

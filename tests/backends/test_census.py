@@ -177,13 +177,7 @@ def test_a_rewrite_that_hides_a_pattern_from_the_runtime_is_found() -> None:
     [
         *("ppocrv6-rec", "ppocrv6-det", "minilm-l6-dynamo", "minilm-l6-torchscript"),
         *("efficientnet-lite0", "quantized-distilbert", "quantized-t5-decoder"),
-        *("light-densenet121", "light-inception-v2", "light-shufflenet"),
-        pytest.param(
-            "light-squeezenet",
-            marks=pytest.mark.xfail(
-                strict=True, reason="the upgrade of Softmax over several axes adds a Flatten"
-            ),
-        ),
+        *("light-densenet121", "light-inception-v2", "light-shufflenet", "light-squeezenet"),
     ],
 )
 def test_fuse_never_makes_the_runtime_execute_more(name: str) -> None:

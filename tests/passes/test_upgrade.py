@@ -56,6 +56,9 @@ CASES = {
     "Softmax, matrix": (7, "g (float[N,M] x) => (float[N,M] y) { y = Softmax(x) }"),
     "LogSoftmax": (12, f"g ({X}) => (float[2,3,4] y) {{ y = LogSoftmax<axis=1>(x) }}"),
     "Hardmax, last axis": (12, f"g ({X}) => (float[2,3,4] y) {{ y = Hardmax<axis=2>(x) }}"),
+    "Softmax, sizes of 1": (9, "g (float[N,3,1,1] x) => (float[N,3,1,1] y) { y = Softmax(x) }"),
+    "Softmax, all of 1": (9, "g (float[N,1,1] x) => (float[N,1,1] y) { y = Softmax(x) }"),
+    "Hardmax, sizes of 1": (12, "g (float[2,3,1] x) => (float[2,3,1] y) { y = Hardmax(x) }"),
     "Squeeze": (12, "g (float[2,1,3,1] x) => (float[2,3,1] y) { y = Squeeze<axes=[1]>(x) }"),
     "Squeeze, all": (8, "g (float[2,1,3,1] x) => (float[2,3] y) { y = Squeeze(x) }"),
     "Unsqueeze": (11, f"g ({X}) => (float[2,1,3,4,1] y) {{ y = Unsqueeze<axes=[1,4]>(x) }}"),
@@ -197,6 +200,27 @@ def test_other_opsets(to: int) -> None:
     check(11, text, to)
 
 
+@pytest.mark.parametrize(
+    ("dims", "axis", "then"),
+    [
+        ("N,1000", 1, -1),
+        ("N,1000,1,1", 1, 1),
+        ("N,1,8", -2, -1),
+        ("N,1,1", 1, -1),
+        ("N,1,M", 0, None),
+        ("2,3,4", 1, None),
+    ],
+)
+def test_softmax_over_one_axis_stays_one_node(dims: str, axis: int, then: int | None) -> None:
+    after = model(9, f"g (float[{dims}] x) => (float[{dims}] y) {{ y = Softmax<axis={axis}>(x) }}")
+    upgrade(after, 21)
+    if then is None:
+        assert "Flatten" in {node.op_type for node in after.graph}
+    else:
+        (node,) = after.graph
+        assert (node.op_type, node.attributes["axis"].as_int()) == ("Softmax", then)
+
+
 def test_axis_of_unknown_rank() -> None:
     text = "g (float[N,M] x, int64[K] s) => (float[A,B,C] y) { t = Reshape(x, s) y = Softmax(t) }"
     before, after = model(12, text), model(12, text)
@@ -210,7 +234,7 @@ def test_axis_of_unknown_rank() -> None:
 REFUSED = {
     "Hardmax": (
         (12, f"g ({X}) => (float[2,3,4] y) {{ y = Hardmax(x) }}"),
-        "its axis is not the last one",
+        "it is over several axes at once",
     ),
     "GroupNormalization": (
         (
