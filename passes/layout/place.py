@@ -153,7 +153,26 @@ class Placement:
 
 def _weight(tensor: Tensor, size: int) -> int:
     root = tensor.values[0]
-    return CALL + (_bytes(root, size) if moves_data(root, tensor.perm) else 0)
+    if not moves_data(root, tensor.perm):
+        return CALL
+    return CALL + _bytes(root, size) * (_APART if _is_signed_pair(root) else 1)
+
+
+def _is_signed_pair(value: ir.Value) -> bool:
+    """Whether it is between Q and DQ, and signed.
+
+    Where the machine has no kernels for signed activations, the runtime makes such pairs unsigned:
+    only where nothing stands between the two, and the products around them stay float otherwise.
+    """
+    maker = value.producer()
+    return (
+        value.dtype in (ir.DataType.INT8, ir.DataType.INT16)
+        and maker is not None
+        and maker.op_type == "QuantizeLinear"
+    )
+
+
+_APART = 64  # times dearer than its bytes: more than any float tensor beside it
 
 
 def _bytes(value: ir.Value | None, size: int) -> int:

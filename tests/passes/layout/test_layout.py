@@ -169,6 +169,16 @@ def test_the_numbers_between_q_and_dq_are_moved_as_bytes() -> None:
     assert _ops(model) == ["QuantizeLinear", "Transpose", "DequantizeLinear", "Conv"]
 
 
+def test_a_signed_pair_of_q_and_dq_stays_together() -> None:
+    """The runtime takes a product in integers only if it can make the pair unsigned."""
+    model = parse(
+        f"g (float[1,8,8,3] x) => (float[] y) <{_CONV}, float s = {{0.05}}, int8 z = {{1}}>"
+        f"{{ q = QuantizeLinear(x, s, z) t = {NCHW}(q) d = DequantizeLinear(t, s, z)"
+        f" y = Conv(d, k) }}"
+    )
+    assert _ops(_run(model)) == ["Transpose", "QuantizeLinear", "DequantizeLinear", "Conv"]
+
+
 def test_a_dequantized_constant_is_stored_in_the_other_order() -> None:
     numbers = ", ".join(str(i % 16) for i in range(2 * 3 * 5))
     model = parse(
