@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from burnish.passes.base import Fixpoint, Group, Pass
+from burnish.passes.options import option
 
 
 @dataclass(frozen=True)
@@ -14,6 +15,9 @@ class Cleanup(Group):
     """Folds constants, removes what does nothing, and merges what is there twice."""
 
     name: ClassVar[str] = "cleanup"
+    largest: int | None = option(
+        None, help="most bytes of an initializer that is merged; no limit if none", min=0
+    )
 
     def expand(self) -> tuple[Pass, ...]:
         """Return the members: local rules until they rest, between two sweeps for dead code."""
@@ -28,7 +32,7 @@ class Cleanup(Group):
         return (
             DeadCode(),
             Fixpoint((ConstantIf(), Fold(), StaticShapes(), Simplify())),
-            DeduplicateInitializers(),
+            DeduplicateInitializers(largest=self.largest),
             CommonSubexpressions(),
             DeadCode(),
         )

@@ -15,6 +15,7 @@ import onnx_ir as ir
 from burnish.passes.base import Pass
 from burnish.passes.context import PassContext
 from burnish.passes.edit import drop_initializer, replace_value, subgraphs
+from burnish.passes.options import option
 
 _HEAD = 64 * 1024  # bytes that tell most tensors apart
 _CHUNK = 2**20
@@ -26,6 +27,7 @@ class DeduplicateInitializers(Pass):
 
     name: ClassVar[str] = "dedup"
     rule_names: ClassVar[tuple[str, ...]] = ("dedup",)
+    largest: int | None = option(None, help="most bytes of what is merged; no limit if none", min=0)
 
     def apply(self, model: ir.Model, ctx: PassContext) -> None:
         """Compare what is alike in type and shape, first by its beginning, then as a whole.
@@ -39,7 +41,9 @@ class DeduplicateInitializers(Pass):
             for value in graph.initializers.values():
                 tensor = value.const_value
                 # An initializer that is an input too may be overridden by the caller.
-                if tensor is not None and not value.is_graph_input():
+                if tensor is None or value.is_graph_input():
+                    continue
+                if self.largest is None or tensor.nbytes <= self.largest:
                     alike[tensor.dtype, tuple(tensor.shape)].append(value)
         for group in alike.values():
             for candidates in _partition(group, _head):

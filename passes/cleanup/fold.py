@@ -6,7 +6,7 @@ someone needs becomes a constant if that pays; if not, its node stays, and what 
 needed in turn.
 
 What does not pay: results that are much larger than what they come from. They would bloat the
-file, and the runtime computes them once when it loads the model anyway.
+file, and the runtime computes them once when it loads the model anyway. Weights are the exception.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ import onnx_ir as ir
 
 from burnish.passes.base import Pass
 from burnish.passes.cleanup.constants import constant_before, initializer, tensor_of_array
+from burnish.passes.cleanup.fills import stands_for_weights
 from burnish.passes.cleanup.known import SMALL, UNPACKS, Known
 from burnish.passes.constant import tensor_of
 from burnish.passes.context import PassContext
@@ -41,6 +42,9 @@ class Fold(Pass):
     )
     fill: int = option(
         SMALL, help="most bytes of a result computed from less than a sixteenth of that", min=0
+    )
+    weights: int = option(
+        2**30, help="most bytes of all such results together that are used as weights", min=0
     )
 
     def apply(self, model: ir.Model, ctx: PassContext) -> None:
@@ -90,17 +94,28 @@ class _Folding:
         self.opset_imports = opset_imports
         self.ctx = ctx
         self.in_function = in_function
+        self.filled = 0  # bytes of large fills that became weights
 
     def run(self) -> None:
         if "" not in self.opset_imports:  # what folding puts in place could not be said
             return
-        self.known = Known(self.graph, self.opset_imports, budget=self.options.budget)
+        self.known = Known(
+            self.graph,
+            self.opset_imports,
+            budget=self.options.budget,
+            weights=self.options.weights,
+        )
         self.known.run_deferred()
         for node, reason in self.known.refused.items():
             self.ctx.refuse("fold", node, reason)
         for node in reversed(list(self.known.origins)):
             if node.graph is not None:
                 self.place(node)
+        if self.filled > self.options.budget:
+            self.ctx.warn(
+                f"constant fills are used as weights; written out they take up to "
+                f"{self.filled / 1e6:.3g} MB"
+            )
 
     def place(self, node: ir.Node) -> None:
         """Put constants in place of the outputs that are still needed."""
@@ -109,17 +124,23 @@ class _Folding:
             return
         if node.op_type == "Identity":  # `simplify` does it without making a second constant
             return
-        reason = self.not_worth_it(node, needed)
+        size = sum(self.known.arrays[value].nbytes for value in needed)
+        filled = size if self.is_large_fill(node, size) else 0
+        reason = self.not_worth_it(node, needed, filled)
         if reason is not None:
             self.ctx.refuse("fold", node, reason)
             return
         with self.ctx.rewrite("fold", node) as go:
             if go:
+                self.filled += filled
                 for value in needed:
                     self.replace(node, value, self.known.arrays[value])
                 remove_unused([node])
 
-    def not_worth_it(self, node: ir.Node, needed: list[ir.Value]) -> str | None:
+    def is_large_fill(self, node: ir.Node, size: int) -> bool:
+        return size > max(self.options.fill, _FILL_RATIO * self.known.origins[node].source)
+
+    def not_worth_it(self, node: ir.Node, needed: list[ir.Value], filled: int) -> str | None:
         origin = self.known.origins[node]
         results = [self.known.arrays[value] for value in needed]
         for value, array in zip(needed, results, strict=True):
@@ -129,11 +150,14 @@ class _Folding:
                 "Identity", opset=self.opset_imports[""], dtype=dtype
             ):
                 return "the target cannot name a constant of this type as an output"
-        size = sum(array.nbytes for array in results)
-        growth = size - origin.freed
+        if filled and any(map(stands_for_weights, needed)):
+            if self.filled + filled > self.options.weights:
+                return "constant fills used as weights take more than the budget"
+            return None
+        growth = sum(array.nbytes for array in results) - origin.freed
         if growth > self.options.budget:
             return "the result is larger than the budget"
-        if size > max(self.options.fill, _FILL_RATIO * origin.source):
+        if filled:
             return "a large array computed from little"
         if growth <= SMALL:
             return None

@@ -22,6 +22,7 @@ from burnish.passes.cleanup.evaluate import (
     evaluate_together,
     predicted_size,
 )
+from burnish.passes.cleanup.fills import stands_for_weights
 from burnish.passes.cleanup.partial import FOLLOWED, Partial, follow, partial_of
 from burnish.passes.constant import tensor_of
 from burnish.passes.edit import subgraphs
@@ -66,17 +67,21 @@ class Known:
         deferred: Values left to the runtime, with the nodes that compute them.
     """
 
-    def __init__(self, graph: ir.Graph, opset_imports: Mapping[str, int], *, budget: int) -> None:
+    def __init__(
+        self, graph: ir.Graph, opset_imports: Mapping[str, int], *, budget: int, weights: int = 0
+    ) -> None:
         """Sweep the graph.
 
         Args:
             graph: The outermost graph.
             opset_imports: Operator set versions.
             budget: Most bytes a result may be larger than its inputs.
+            weights: Likewise of a fill that is used as weights.
         """
         self.opset_imports = opset_imports
         self.opset = opset_imports.get("", 1)
         self.budget = budget
+        self.weights = weights
         self.arrays: dict[ir.Value, np.ndarray] = {}
         self.partials: dict[ir.Value, Partial] = {}
         self.origins: dict[ir.Node, Origin] = {}
@@ -160,7 +165,10 @@ class Known:
 
     def _most_bytes(self, node: ir.Node) -> int:
         given = (None if value is None else self._bytes_of(value) for value in node.inputs)
-        return self.budget + sum(size or 0 for size in given)
+        budget = self.budget
+        if node.op_type == "ConstantOfShape" and stands_for_weights(node.outputs[0]):
+            budget = max(budget, self.weights)
+        return budget + sum(size or 0 for size in given)
 
     def _bytes_of(self, value: ir.Value) -> int | None:
         """Return the bytes of a known value, as far as known before it is computed."""

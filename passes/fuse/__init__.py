@@ -17,7 +17,8 @@ class Fuse(Group):
     constants. Norms and activations next, because a constant scale inside one of them must not be
     folded into its neighbour before the whole is recognised. Transposes are moved once attentions
     are found, which have some of their own, and before anything is folded into convolutions.
-    Padding before scales, because it stands between a scale and a convolution.
+    Padding before scales, because it stands between a scale and a convolution. Large weights that
+    are equal are merged at the end: until then, each takes in what stands beside its own operator.
     """
 
     name: ClassVar[str] = "fuse"
@@ -31,6 +32,7 @@ class Fuse(Group):
         from burnish.passes.fuse.attention import FuseAttention
         from burnish.passes.fuse.attention_opset import AttentionOpset
         from burnish.passes.fuse.gemm import FuseGemm
+        from burnish.passes.fuse.linear import COPIED_BYTES
         from burnish.passes.fuse.norm import FuseNorm
         from burnish.passes.fuse.pad import FusePad
         from burnish.passes.fuse.rotary import FuseRotary
@@ -38,7 +40,7 @@ class Fuse(Group):
         from burnish.passes.upgrade import Upgrade
 
         return (
-            Cleanup(),
+            Cleanup(largest=COPIED_BYTES),
             Upgrade(),
             AttentionOpset(),
             FuseNorm(),

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
-from burnish.passes.constant import as_array, tensor_of
+from burnish.passes.constant import as_array, is_constant, tensor_of
 from burnish.passes.fuse.rescale import blocks, epsilon, rescaled, rounded
 from burnish.passes.rule import Builder, NoMatch, Operand
 
@@ -29,9 +29,12 @@ FLOATS = frozenset(
     {ir.DataType.FLOAT, ir.DataType.DOUBLE, ir.DataType.FLOAT16, ir.DataType.BFLOAT16}
 )
 
-# Weights that other nodes use too are copied up to this size (bytes): less than a file grows by
-# for the names and shapes of the nodes that go.
-_COPIED_BYTES = 4096
+COPIED_BYTES = 4096
+"""Weights that other nodes use too are copied up to this size: less than a file grows by for the
+names and shapes of the nodes that go."""
+
+# Most bytes of all copies, where every user of the weights has something of its own to fold.
+_COPIES_BYTES = 64 << 20
 
 
 @dataclass(frozen=True)
@@ -106,6 +109,8 @@ def affine_of(
     constant = array.astype(np.float64) if channels is None else channels.vector(array)
     if constant is None:
         return NoMatch("the constant differs along more than the channels")
+    if constant.size == 0:
+        return NoMatch("the constant is empty")
     with np.errstate(all="ignore"):
         match node.op_type:
             case "Add":
@@ -264,7 +269,11 @@ class Linear:
         array = self.weights.array
         if array is None:
             return NoMatch("the weights are not constant")
-        if array.nbytes > _COPIED_BYTES and _is_shared(self.weights.value):
+        if (
+            array.nbytes > COPIED_BYTES
+            and _is_shared(self.weights.value)
+            and not _each_may_copy(self.weights.value, array.nbytes)
+        ):
             return NoMatch("the weights are used by other nodes too")
         factor = self._input_factor(before) * self._output_factor(after)
         mapped = isinstance(tensor_of(self.weights.value), ir.ExternalTensor)
@@ -365,6 +374,43 @@ def _is_shared(weights: ir.Value) -> bool:
         producer = value.producer()
         value = producer.inputs[0] if producer is not None and producer.inputs else None
     return False
+
+
+def _each_may_copy(weights: ir.Value, size: int) -> bool:
+    """Whether every user folds something into the weights, so that the shared ones go.
+
+    Layers that share weights may still be followed by norms of their own; the runtime, too, gives
+    each its own weights when it loads the model. What comes out equal is shared again by `dedup`.
+    """
+    uses = weights.uses()
+    if weights.is_graph_output() or len(uses) * size > _COPIES_BYTES:
+        return False
+    return all(index == 1 and _has_scale_beside(user) for user, index in uses)
+
+
+def _has_scale_beside(node: ir.Node) -> bool:
+    if node.op_type not in LINEAR or node.domain != "":
+        return False
+    (result,), value = node.outputs, node.inputs[0]
+    beside = []
+    if value is not None and _has_one_user(value):
+        beside.append(value.producer())
+    if _has_one_user(result):
+        beside += result.consumers()
+    return any(each is not None and _is_scale(each) for each in beside)
+
+
+def _has_one_user(value: ir.Value) -> bool:
+    return len(value.uses()) == 1 and not value.is_graph_output()
+
+
+def _is_scale(node: ir.Node) -> bool:
+    """Whether a node multiplies by constants."""
+    if node.domain != "":
+        return False
+    if node.op_type == "BatchNormalization":
+        return True
+    return node.op_type in ("Div", "Mul") and any(map(is_constant, node.inputs))
 
 
 def _reaches_all_alike(node: ir.Node) -> bool:

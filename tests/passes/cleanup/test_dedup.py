@@ -24,6 +24,15 @@ def test_equal_tensors_are_merged() -> None:
     assert_same_outputs(original, before)
 
 
+def test_large_ones_may_be_left_to_themselves() -> None:
+    before = parse(
+        "g (float[2] x) => (float[2] y) <float[2] v = {1, 2}, float[2] w = {1, 2}, float c = {3}, "
+        "float d = {3}> { a = Add(x, v)  b = Mul(a, w)  e = Add(b, c)  y = Mul(e, d) }"
+    )
+    run_pass("dedup{largest=4}", before)
+    assert set(before.graph.initializers) == {"v", "w", "c"}
+
+
 @pytest.mark.parametrize(
     "constants",
     [

@@ -131,6 +131,55 @@ def test_small_inputs_of_a_large_result_are_folded() -> None:
     assert op_types(before) == ["Expand", "Add"]
 
 
+# 400 kB of the same number, where a linear operator has its weights.
+FILLS = {
+    "MatMul": ("float[2,100] x", "float[2,1000] y", "[2] s = {100, 1000}", "y = MatMul(x, w)"),
+    "Gemm, transposed": (
+        "float[2,100] x",
+        "float[2,1000] y",
+        "[2] s = {1000, 100}",
+        "t = Transpose(w) y = Gemm(x, t)",
+    ),
+    "Conv": (
+        "float[1,100,5,5] x",
+        "float[1,1000,5,5] y",
+        "[4] s = {1000, 100, 1, 1}",
+        "y = Conv(x, w)",
+    ),
+}
+
+
+def fill(case: str) -> ir.Model:
+    """Return a model whose weights are a ConstantOfShape."""
+    given, wanted, size, node = FILLS[case]
+    return parse(
+        f"g ({given}) => ({wanted}) <int64{size}> "
+        f"{{ w = ConstantOfShape<value = float[1] {{0.5}}>(s) {node} }}"
+    )
+
+
+@pytest.mark.parametrize("case", FILLS)
+def test_a_fill_in_the_place_of_weights_is_one(case: str) -> None:
+    model = fill(case)
+    original = model.clone()
+    ctx = run_pass("fold", model)
+    assert len(op_types(model)) == 1
+    assert not ctx.warnings
+    assert_same_outputs(original, model)
+
+
+def test_fills_in_the_place_of_weights_are_bounded() -> None:
+    reason = "constant fills used as weights take more than the budget"
+    assert_refuses(Fold(weights=100_000), fill("MatMul"), reason)
+
+
+def test_large_fills_in_the_place_of_weights_are_reported() -> None:
+    ctx = run_pass(Fold(budget=100_000), fill("MatMul"))
+    assert ctx.warnings == [
+        "constant fills are used as weights; written out they take up to 0.4 MB"
+    ]
+
+
 def weights(dtype: str, count: int, nodes: str) -> ir.Model:
     """Return a model with a weight `w` of some size, from which nodes compute `a`."""
     model = parse(f"g (float[1] x, {dtype}[{count}] w) => (y) {{ {nodes}  y = Mul(x, a) }}")
