@@ -104,6 +104,11 @@ class CalibrationSource:
             InputError: there is no such thing, or its first sample does not fit the model.
         """
         inputs = list(inputs)
+        if not where.strip():
+            raise InputError(
+                "the name of the calibration data is empty",
+                hint="name a folder, an .npz file or module:function",
+            )
         path = Path(where)
         if path.is_dir():
             files = sorted(path.glob("*.npz"))
@@ -175,9 +180,7 @@ class CalibrationSource:
         if self._digest is None:
             sha = hashlib.sha256()
             for feeds in self:
-                for name, array in sorted(feeds.items()):
-                    sha.update(f"{name}\0{array.dtype.str}\0{array.shape}\0".encode())
-                    sha.update(np.ascontiguousarray(array).data)
+                add_to_digest(sha, feeds)
             self._digest = sha.hexdigest()
         return self._digest
 
@@ -217,6 +220,21 @@ class CalibrationSource:
         }
 
 
+def _is_float(dtype: np.dtype[Any]) -> bool:
+    # bfloat16 and the like are of kind "V", and NumPy calls them no floats.
+    return dtype.kind == "f" or dtype.name in ("bfloat16",)
+
+
+def add_to_digest(sha: hashlib._Hash, feeds: Mapping[str, np.ndarray]) -> None:
+    """Add one sample to a digest, as `CalibrationSource.digest` does."""
+    for name, array in sorted(feeds.items()):
+        sha.update(f"{name}\0{array.dtype.str}\0{array.shape}\0".encode())
+        if array.dtype.hasobject:  # strings
+            sha.update("\0".join(map(str, array.reshape(-1))).encode())
+        else:
+            sha.update(np.ascontiguousarray(array).data)
+
+
 def _checked_array(array: np.ndarray, spec: InputSpec, where: str) -> np.ndarray:
     where = f"{where}: input {spec.name!r}"
     if spec.dtype is not None and array.dtype != spec.dtype:
@@ -233,9 +251,13 @@ def _checked_array(array: np.ndarray, spec: InputSpec, where: str) -> np.ndarray
             raise InputError(f"{where} has shape {list(array.shape)}, the model takes {spec}")
     if array.size == 0:
         raise InputError(f"{where} is empty: shape {list(array.shape)}")
-    # Infinity is a legitimate input (attention masks); NaN never is.
-    if array.dtype.kind == "f" and bool(np.isnan(array).any()):
-        raise InputError(f"{where} contains NaN")
+    if _is_float(array.dtype) and not bool(np.isfinite(array).all()):
+        if bool(np.isnan(array).any()):
+            raise InputError(f"{where} contains NaN")
+        raise InputError(
+            f"{where} contains infinity",
+            hint="mask by a large negative number, such as -1e4, instead",
+        )
     return array
 
 

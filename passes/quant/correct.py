@@ -9,46 +9,52 @@ through Weight Equalization and Bias Correction", 2019, section 4.2.
 
 from __future__ import annotations
 
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-Array = np.ndarray[Any, np.dtype[Any]]
+from burnish.passes.sketch import Array, ExactSum, Sketch
 
 
-class ChannelMean:
+class ChannelMean(Sketch):
     """Watches the mean of each channel of a value, over samples and positions.
 
-    Sums are held in float64: merging halves equals the whole to about 15 digits.
+    The sums of samples are added exactly: merging halves gives the whole to the last bit.
 
     Args:
         axis: Axis of the channels.
+
+    Attributes:
+        count: Numbers seen in each channel.
     """
 
     def __init__(self, axis: int = 1) -> None:
         self.axis = axis
         self.count = 0
-        self.total: NDArray[np.float64] = np.zeros(0)
+        self.sums = ExactSum()
 
     def update(self, array: Array) -> None:
-        """Observe an array, always with the same number of channels."""
+        """Observe the array of one sample, always with the same number of channels.
+
+        A channel that holds NaN or infinity counts as zero in that sample.
+
+        Raises:
+            ValueError: it has another number of channels.
+        """
         others = tuple(i for i in range(array.ndim) if i != self.axis)
-        self._add(array.sum(axis=others, dtype=np.float64), array.size // array.shape[self.axis])
+        total = array.sum(axis=others, dtype=np.float64)
+        self.sums.add(np.nan_to_num(total, nan=0.0, posinf=0.0, neginf=0.0))
+        self.count += array.size // array.shape[self.axis]
 
     def merge(self, other: Self) -> None:
-        """Take over what another observer saw."""
-        if other.count:
-            self._add(other.total, other.count)
+        self.sums.merge(other.sums)
+        self.count += other.count
 
     @property
     def mean(self) -> NDArray[np.float64]:
         """Mean of each channel; empty if nothing was seen."""
-        return self.total / max(self.count, 1)
-
-    def _add(self, total: NDArray[np.float64], count: int) -> None:
-        self.total = total if self.count == 0 else self.total + total
-        self.count += count
+        return self.sums.value / max(self.count, 1)
 
 
 def mean_shift(

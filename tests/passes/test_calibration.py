@@ -143,6 +143,7 @@ def changed(**arrays: Any) -> dict[str, Any]:
         (changed(x=np.zeros(3, np.float32)), r"shape \[3\], the model takes"),
         (changed(x=np.zeros((0, 3), np.float32)), "input 'x' is empty"),
         (changed(x=np.full((2, 3), np.nan, np.float32)), "input 'x' contains NaN"),
+        (changed(x=np.full((2, 3), -np.inf, np.float32)), "contains infinity; mask by a large"),
         ([1, 2], "is a list, not a dict"),
     ],
 )
@@ -174,6 +175,16 @@ def test_places_that_are_not_there(tmp_path: Path) -> None:
         CalibrationSource.open(str(tmp_path / "missing"), INPUTS)
     with pytest.raises(InputError, match="does not exist"):
         CalibrationSource.open(str(tmp_path / "missing.npz"), INPUTS)
+
+
+@pytest.mark.parametrize("where", ["", " "])
+def test_an_empty_name_is_not_the_current_folder(
+    where: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_folder(tmp_path, [sample(0)])
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match="the name of the calibration data is empty"):
+        CalibrationSource.open(where, INPUTS)
 
 
 def test_files_that_are_not_archives_of_plain_arrays(tmp_path: Path) -> None:

@@ -3,17 +3,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 import pytest
 
+from burnish.backends.onnxruntime import Session
 from burnish.errors import InputError
 from burnish.passes.calibration import CalibrationSource
-from burnish.passes.quant.collect import collect
+from burnish.passes.quant.collect import Checkpoint, Collected, collect
+from burnish.passes.quant.correct import ChannelMean
 from burnish.passes.quant.observers import MinMax, Observer, Percentile, Range
+from burnish.passes.reconstruct.gram import Gram
 from burnish.testing import parse
 
 
@@ -113,3 +117,133 @@ def test_several_may_watch_one_value() -> None:
     one, two = MinMax(), Percentile()
     collect(model, {"double": [one, two]}, source(model))
     assert one.seen == two.seen == Range(-2, 6)
+
+
+# --- samples that grow ---------------------------------------------------------------------------
+
+
+def growing(model: ir.Model, rows: Iterable[int]) -> CalibrationSource:
+    rng = np.random.default_rng(0)
+    feeds = [{"x": rng.normal(0, 1, (n, 3)).astype(np.float32)} for n in rows]
+    return CalibrationSource.from_iterable(lambda: feeds, model.graph.inputs)
+
+
+def test_where_samples_grow_the_budget_still_holds(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = parse(MODEL)
+    fetched: list[int] = []
+    run = Session.run
+
+    def watched(self: Session, *arguments: Any) -> dict[str, np.ndarray]:
+        found = run(self, *arguments)
+        if not any("shape" in name for name in found):
+            fetched.append(sum(array.nbytes for array in found.values()))
+        return found
+
+    monkeypatch.setattr(Session, "run", watched)
+    names = ["x", "double", "y"]
+    samples = growing(model, [1, 2, 30, 1, 50, 2])
+    whole = observe(model, names, samples, Percentile)
+    assert max(fetched) == 2 * 50 * 3 * 4
+    fetched.clear()
+    shared = observe(model, names, samples, Percentile, budget=50 * 3 * 4)
+    assert max(fetched) == 50 * 3 * 4
+    for name in names:
+        assert state(shared[name]) == state(whole[name])
+
+
+def state(made: Observer) -> dict[str, Any]:
+    return {key: array.tolist() for key, array in made.state().items()}
+
+
+def test_what_was_read_is_told() -> None:
+    model = parse(MODEL)
+    samples = growing(model, [1, 2, 3])
+    assert collect(model, {"y": [MinMax()]}, samples) == Collected(3, samples.digest)
+
+
+# --- interrupted and resumed ---------------------------------------------------------------------
+
+
+class Interrupted(Exception):
+    pass
+
+
+def breaking(model: ir.Model, samples: CalibrationSource, after: int) -> CalibrationSource:
+    """The same samples, until the power fails once `after` of them were read in all."""
+    read = 0
+
+    def feeds() -> Iterator[dict[str, np.ndarray]]:
+        nonlocal read
+        for sample in samples:
+            if read == after:
+                raise Interrupted
+            read += 1
+            yield sample
+
+    source = CalibrationSource.from_iterable(feeds, model.graph.inputs)
+    read = 0
+    return source
+
+
+@pytest.mark.parametrize("budget", [1 << 20, 50 * 3 * 4, 30])
+def test_interrupted_anywhere_and_resumed_equals_uninterrupted(budget: int, tmp_path: Path) -> None:
+    model = parse(MODEL)
+    samples = growing(model, [1, 2, 30, 1, 50, 2])
+
+    def watchers() -> dict[str, list[Any]]:
+        every = {name: [Percentile(), MinMax(), ChannelMean()] for name in ("x", "double", "y")}
+        return {**every, "double": [*every["double"], Gram(3)]}
+
+    def states(watching: dict[str, list[Any]]) -> list[dict[str, Any]]:
+        return [state(watcher) for several in watching.values() for watcher in several]
+
+    whole = watchers()
+    expected = collect(model, whole, samples, budget=budget)
+    path = tmp_path / "state"
+    interruptions = 0
+    for after in range(40):
+        first, again = watchers(), watchers()
+        checkpoint = Checkpoint(path, "key", every=0.0)
+        try:
+            collect(
+                model, first, breaking(model, samples, after), budget=budget, checkpoint=checkpoint
+            )
+        except Interrupted:
+            interruptions += 1
+        resumed = Checkpoint(path, "key", resume=True, every=0.0)
+        assert collect(model, again, samples, budget=budget, checkpoint=resumed) == expected
+        assert states(again) == states(whole)
+        assert not path.exists()
+    assert interruptions >= 6
+
+
+def test_a_state_of_something_else_is_not_resumed(tmp_path: Path) -> None:
+    model = parse(MODEL)
+    samples = growing(model, [1, 2, 3, 4])
+    path = tmp_path / "state"
+    checkpoint = Checkpoint(path, "key", every=0.0)
+    broken = breaking(model, samples, 3)
+    with pytest.raises(Interrupted):
+        collect(model, {"y": [MinMax()]}, broken, checkpoint=checkpoint)
+    kept = path.read_bytes()
+
+    def resume(key: str, samples: CalibrationSource) -> None:
+        where = Checkpoint(path, key, resume=True)
+        collect(model, {"y": [MinMax()]}, samples, checkpoint=where)
+
+    with pytest.raises(InputError, match="the model or an option has changed; leave out --resume"):
+        resume("other", samples)
+    with pytest.raises(InputError, match="not those of the interrupted run; leave out"):
+        resume("key", growing(model, [2, 2, 3, 4]))
+    with pytest.raises(InputError, match="not those of the interrupted run; leave out"):
+        resume("key", growing(model, [1]))
+    assert path.read_bytes() == kept
+    path.write_text("hello")
+    with pytest.raises(InputError, match="is no state of a calibration"):
+        resume("key", samples)
+
+
+def test_a_watcher_that_cannot_take_what_it_is_shown_is_named() -> None:
+    model = parse(MODEL)
+    with pytest.raises(InputError, match=r"'double' on calibration sample 0: .* not 1 of 4"):
+        collect(model, {"double": [Gram(4)]}, source(model))

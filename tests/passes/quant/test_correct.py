@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from burnish.backends import onnxruntime
 from burnish.passes.calibration import CalibrationSource
@@ -29,6 +31,40 @@ def test_channel_mean_agrees_with_numpy_and_merges(shape: tuple[int, ...]) -> No
     others = tuple(axis for axis in range(data.ndim) if axis != 1)
     np.testing.assert_allclose(whole.mean, data.astype(np.float64).mean(axis=others), rtol=1e-12)
     np.testing.assert_allclose(left.mean, whole.mean, rtol=1e-14)
+
+
+@given(st.lists(st.integers(0, 5), max_size=6), st.randoms(use_true_random=False))
+def test_channel_means_merge_exactly(seeds: list[int], random: Any) -> None:
+    samples = [
+        np.random.default_rng(seed).normal(10.0**seed, 1, (2, 3, 4)).astype(np.float32)
+        for seed in seeds
+    ]
+
+    def watch(samples: list[np.ndarray]) -> ChannelMean:
+        made = ChannelMean()
+        for sample in samples:
+            made.update(sample)
+        return made
+
+    whole = watch(samples)
+    random.shuffle(samples)
+    cut = random.randint(0, len(samples))
+    merged = watch(samples[:cut])
+    merged.merge(watch(samples[cut:]))
+    again = ChannelMean()
+    again.restore(merged.state())
+    for made in (merged, again):
+        np.testing.assert_array_equal(made.mean, whole.mean)
+        assert made.count == whole.count
+
+
+def test_a_channel_mean_survives_what_is_not_finite_but_not_another_number_of_channels() -> None:
+    made = ChannelMean()
+    made.update(np.array([[1, np.nan, 3]], np.float32))
+    made.update(np.array([[3, 4, np.inf]], np.float32))
+    np.testing.assert_array_equal(made.mean, [2, 2, 1.5])
+    with pytest.raises(ValueError, match=r"shape \[2\] to shape \[3\]"):
+        made.update(np.zeros((1, 2), np.float32))
 
 
 @pytest.mark.parametrize("groups", [1, 2, 6])
