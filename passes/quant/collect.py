@@ -48,7 +48,8 @@ class Checkpoint:
         path: File to write aside every so often; removed when the collection is done.
         key: Says what is collected from which model; a state under another key is not resumed.
         resume: Go on from the file if it is there; otherwise begin anew.
-        every: Seconds between two writes, or twenty times what one takes if that is more.
+        every: Seconds between two writes, or twenty times what one takes if that is more; 0 writes
+            after each sample.
     """
 
     path: Path
@@ -225,7 +226,8 @@ class _Collection:
         if self.checkpoint is None:
             return
         now = time.monotonic()
-        if now - self.saved < max(self.checkpoint.every, 20 * self.cost):
+        every = self.checkpoint.every
+        if every and now - self.saved < max(every, 20 * self.cost):
             return
         sweeps = [[sweep.names, sweep.start, sweep.inputs] for sweep in self.sweeps]
         if begun:
