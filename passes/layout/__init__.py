@@ -15,7 +15,7 @@ from burnish.passes.layout.place import Placement
 from burnish.passes.layout.rebuild import rebuild
 from burnish.passes.layout.regions import regions_of
 from burnish.passes.rewrite import apply_rules
-from burnish.passes.rule import Builder
+from burnish.passes.rule import Builder, NoMatch
 from burnish.passes.shapes import infer_shapes
 
 _RULE = "place-transposes"
@@ -49,8 +49,8 @@ def _place(graph: ir.Graph, model: ir.Model, ctx: PassContext) -> None:
     for region in list(regions_of(graph, op, refuse)):
         first = next(iter(region.switches))
         sides = Placement(region, op).better()
-        if sides is None:
-            ctx.refuse(_RULE, first, "no other place is cheaper")
+        if isinstance(sides, NoMatch):
+            ctx.refuse(_RULE, first, sides.reason)
             continue
         with ctx.rewrite(_RULE, first) as go:
             if go:

@@ -17,7 +17,7 @@ from burnish.passes.layout.absorb import takes_any_order
 from burnish.passes.layout.cut import Cut
 from burnish.passes.layout.moves import moves_data
 from burnish.passes.layout.regions import Region, Tensor
-from burnish.passes.rule import Builder
+from burnish.passes.rule import Builder, NoMatch
 
 CALL = 4096
 """What a Transpose costs beside what it moves, in bytes; one of axes of size 1 moves nothing."""
@@ -69,14 +69,16 @@ class Placement:
         self.wanting = [self._members(tensor) for tensor in self.tensors]
         self.preferred = self._preferred()
 
-    def better(self) -> Sides | None:
+    def better(self) -> Sides | NoMatch:
         """Return a choice that is better than the present one, whatever unknown sizes are."""
+        if self._meets_quantized_convolution():
+            return NoMatch("the runtime runs quantized convolutions with channels last")
         for size in SIZES:
             sides = self._cheapest(size)
             costs = [(self.cost(sides, each), self.cost(self.sides, each)) for each in SIZES]
             if all(after.improves(before) for after, before in costs):
                 return sides
-        return None
+        return NoMatch("no other place is cheaper")
 
     def cost(self, sides: Sides, size: int) -> Cost:
         """Weigh a choice, with `size` in place of unknown sizes."""
@@ -142,6 +144,33 @@ class Placement:
             if node is not None and node.op_type in _WINDOWED and node not in self.region.moves
         }
         return forms.pop() if len(forms) == 1 else None
+
+    def _meets_quantized_convolution(self) -> bool:
+        """Whether a Conv of dequantized numbers makes or takes a tensor of the region.
+
+        The runtime then takes in the Transposes beside it.
+        """
+        around = {
+            node
+            for tensor in self.tensors
+            for value in tensor.values
+            for node in (value.producer(), *value.consumers())
+            if node is not None and node.op_type == "Conv"
+        }
+        return any(
+            data is not None
+            and (maker := self._origin(data)) is not None
+            and maker.op_type == "DequantizeLinear"
+            for data in (node.inputs[0] for node in around)
+        )
+
+    @staticmethod
+    def _origin(value: ir.Value) -> ir.Node | None:
+        """Return what makes a value, or what a Transpose makes it of."""
+        node = value.producer()
+        if node is not None and node.op_type == "Transpose" and node.inputs[0] is not None:
+            return node.inputs[0].producer()
+        return node
 
     def _member(self, member: ir.Node | int) -> int:
         return member if isinstance(member, int) else self.number[member]

@@ -158,25 +158,35 @@ def test_fewest_bytes_are_moved() -> None:
     assert _ops(model) == ["Transpose", "Cast", "Conv", "ReduceMax", "Sigmoid", "Reshape"]
 
 
+_PAIR = (
+    "g (float[1,8,8,3] x) => (float[] y)"
+    f"<{_CONV}, float s = {{0.05}}, uint8 u = {{128}}, int8 i = {{1}}>"
+)
+
+
 def test_the_numbers_between_q_and_dq_are_moved_as_bytes() -> None:
-    model = _run(
-        parse(
-            f"g (float[1,8,8,3] x) => (float[] y) <{_CONV}, float s = {{0.05}}, uint8 z = {{128}}>"
-            f"{{ q = QuantizeLinear(x, s, z) d = DequantizeLinear(q, s, z) p = {NCHW}(d)"
-            f" y = Conv(p, k) }}"
-        )
+    model = parse(
+        f"{_PAIR} {{ q = QuantizeLinear(x, s, u) d = DequantizeLinear(q, s, u) p = {NCHW}(d)"
+        " y = MaxPool<kernel_shape=[2,2]>(p) }"
     )
-    assert _ops(model) == ["QuantizeLinear", "Transpose", "DequantizeLinear", "Conv"]
+    assert _ops(_run(model)) == ["QuantizeLinear", "Transpose", "DequantizeLinear", "MaxPool"]
 
 
 def test_a_signed_pair_of_q_and_dq_stays_together() -> None:
     """The runtime takes a product in integers only if it can make the pair unsigned."""
     model = parse(
-        f"g (float[1,8,8,3] x) => (float[] y) <{_CONV}, float s = {{0.05}}, int8 z = {{1}}>"
-        f"{{ q = QuantizeLinear(x, s, z) t = {NCHW}(q) d = DequantizeLinear(t, s, z)"
-        f" y = Conv(d, k) }}"
+        f"{_PAIR} {{ q = QuantizeLinear(x, s, i) t = {NCHW}(q) d = DequantizeLinear(t, s, i)"
+        " y = MaxPool<kernel_shape=[2,2]>(d) }"
     )
-    assert _ops(_run(model)) == ["Transpose", "QuantizeLinear", "DequantizeLinear", "Conv"]
+    assert _ops(_run(model)) == ["Transpose", "QuantizeLinear", "DequantizeLinear", "MaxPool"]
+
+
+def test_quantized_convolutions_keep_the_transposes_that_the_runtime_takes_in() -> None:
+    model = parse(
+        f"{_PAIR} {{ q = QuantizeLinear(x, s, u) d = DequantizeLinear(q, s, u) p = {NCHW}(d)"
+        " y = Conv(p, k) }"
+    )
+    assert_refuses(Layout(), model, "the runtime runs quantized convolutions with channels last")
 
 
 def test_a_dequantized_constant_is_stored_in_the_other_order() -> None:
