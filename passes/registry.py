@@ -40,6 +40,7 @@ BUILT_IN: dict[str, str] = {
     "fuse-gemm": "burnish.passes.fuse.gemm:FuseGemm",
     "fuse-norm": "burnish.passes.fuse.norm:FuseNorm",
     "fuse-pad": "burnish.passes.fuse.pad:FusePad",
+    "fuse-quantized": "burnish.passes.fuse.quantized:FuseQuantized",
     "fuse-rotary": "burnish.passes.fuse.rotary:FuseRotary",
     "layout": "burnish.passes.layout:Layout",
     "keep-apart": "burnish.passes.fuse.apart:KeepApart",

@@ -35,6 +35,7 @@ class Fuse(Group):
         from burnish.passes.fuse.linear import COPIED_BYTES
         from burnish.passes.fuse.norm import FuseNorm
         from burnish.passes.fuse.pad import FusePad
+        from burnish.passes.fuse.quantized import FuseQuantized
         from burnish.passes.fuse.rotary import FuseRotary
         from burnish.passes.layout import Layout
         from burnish.passes.upgrade import Upgrade
@@ -47,6 +48,7 @@ class Fuse(Group):
             FuseActivation(),
             FuseAttention(),
             FuseRotary(),
+            FuseQuantized(),
             Layout(),
             FusePad(),
             FuseAffine(),
