@@ -12,7 +12,14 @@ def same_dim(a: Size, b: Size) -> bool:
     """Whether two sizes are known to be equal: the same number, or the same symbol."""
     if isinstance(a, int) or isinstance(b, int):
         return isinstance(a, int) and isinstance(b, int) and a == b
-    return a.value is not None and a.value == b.value
+    return a.value is not None and (a.value == b.value or _same_sum(a.value, b.value or ""))
+
+
+def _same_sum(a: str, b: str) -> bool:
+    """Whether two sizes are the same sum in another order."""
+    if len(a) != len(b) or "+" not in a or "(" in a:
+        return False
+    return sorted(a.split(" + ")) == sorted(b.split(" + "))
 
 
 def same_shape(a: ir.Value, b: ir.Value) -> bool:
