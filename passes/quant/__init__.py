@@ -14,6 +14,7 @@ from typing import ClassVar
 from burnish.passes.base import Group, Pass
 from burnish.passes.options import option
 from burnish.passes.quant.dynamic import QuantDynamic
+from burnish.passes.quant.observers import METHODS
 from burnish.passes.quant.ready import is_quantized
 from burnish.passes.quant.static import QuantStatic
 from burnish.passes.quant.tables import QuantTables
@@ -38,10 +39,13 @@ class Quant(Group):
     calibrate: str = option(
         "percentile",
         help="how the ranges of activations are found",
-        choices=("minmax", "percentile", "entropy"),
+        choices=tuple(METHODS),
     )
     percentile: float = option(
         99.99, help="percentage of numbers inside the range (calibrate=percentile)", min=50, max=100
+    )
+    ranges: str | None = option(
+        None, help="file of ranges to use, from `burnish calibrate` or TensorRT"
     )
     per_channel: bool = option(True, help="one scale for each output channel of the weights")
     exclude: tuple[str, ...] = option((), help="glob patterns of names of nodes that stay float")
@@ -52,6 +56,7 @@ class Quant(Group):
         static = QuantStatic(
             calibrate=self.calibrate,
             percentile=self.percentile,
+            ranges=self.ranges,
             per_channel=self.per_channel,
             ops=("Conv",) if auto else QuantStatic.ops,
             exclude=self.exclude,

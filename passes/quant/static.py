@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
@@ -15,11 +16,11 @@ from burnish.errors import InputError
 from burnish.passes.base import Pass
 from burnish.passes.context import PassContext
 from burnish.passes.options import option
-from burnish.passes.quant.collect import collect
-from burnish.passes.quant.correct import ChannelMean, mean_shift
+from burnish.passes.quant.correct import mean_shift
 from burnish.passes.quant.insert import add_initializer, digest, drop_unused, make_node
-from burnish.passes.quant.observers import Observer, observer
+from burnish.passes.quant.observers import METHODS, observer
 from burnish.passes.quant.placement import JOINING, Plan, Step, place
+from burnish.passes.quant.ranges import Observed, Ranges, calibrate
 from burnish.passes.quant.ready import mark_quantized, passed_through, raise_opset
 from burnish.passes.quant.scheme import (
     QuantParams,
@@ -52,10 +53,13 @@ class QuantStatic(Pass):
     calibrate: str = option(
         "percentile",
         help="how the ranges of activations are found",
-        choices=("minmax", "percentile", "entropy"),
+        choices=tuple(METHODS),
     )
     percentile: float = option(
         99.99, help="percentage of numbers inside the range (calibrate=percentile)", min=50, max=100
+    )
+    ranges: str | None = option(
+        None, help="file of ranges to use, from `burnish calibrate` or TensorRT"
     )
     per_channel: bool = option(True, help="one scale for each output channel of the weights")
     correct_bias: bool = option(True, help="let biases make up for the mean error of the weights")
@@ -75,27 +79,17 @@ class QuantStatic(Pass):
         plan = place(model, ops=self.ops, exclude=self.exclude, refuse=ctx.refuse)
         if not plan.steps:
             return
-        if ctx.calibration is None:
+        known = None if self.ranges is None else Ranges.load(Path(self.ranges))
+        if ctx.calibration is None and known is None:
             self._without_data(plan, ctx)
             return
         if model.opset_imports.get("", 0) < OPSET:
             if not raise_opset(model, OPSET, ctx):
                 return
             plan = place(model, ops=self.ops, exclude=self.exclude)  # nodes may be others now
-        make = observer(self.calibrate, percentile=self.percentile)
-        observers = {value.name or "": make() for value in plan.values()}
-        means = {name: ChannelMean() for name in _fed(plan)} if self.correct_bias else {}
-        collect(
-            model,
-            {
-                name: [w for w in (observers.get(name), means.get(name)) if w is not None]
-                for name in {**observers, **means}
-            },
-            ctx.calibration,
-            progress=ctx.progress,
-        )
+        values = self._calibrated(model, plan, known, ctx)
         bits = weight_bits(ctx.target.int8_accumulator_bits)
-        editor = _Editor(model.graph, plan, observers, means, bits, self.per_channel)
+        editor = _Editor(model.graph, plan, values, bits, self.per_channel, self.correct_bias)
         for step in plan.steps:
             reason = editor.unsuitable(step)
             if reason is not None:
@@ -110,6 +104,35 @@ class QuantStatic(Pass):
                 with ctx.rewrite(KEEP_FLOAT, node) as go:
                     if go:
                         shield(node)
+
+    def _calibrated(
+        self, model: ir.Model, plan: Plan, known: Ranges | None, ctx: PassContext
+    ) -> dict[str, Observed]:
+        """Return what is known of the values of a plan; observes those that the file lacks."""
+        values = {} if known is None else dict(known.values)
+        names = [value.name or "" for value in plan.values()]
+        missing = [name for name in names if name not in values]
+        if missing and ctx.calibration is not None:
+            fed = _fed(plan) if self.correct_bias else []
+            found = calibrate(
+                model,
+                missing,
+                ctx.calibration,
+                observer(self.calibrate, percentile=self.percentile),
+                method=self.calibrate,
+                means=[name for name in fed if name in missing],
+                progress=ctx.progress,
+            )
+            values.update(found.values)
+            for line in found.warnings():
+                ctx.warn(line)
+            ctx.details["calibration"] = found.summary()
+        elif missing:
+            ctx.warn(
+                f"{self.ranges} has no range of {len(missing)} of {len(names)} values, such as "
+                f"{missing[0]!r}: what takes or gives them stays float"
+            )
+        return values
 
     def _without_data(self, plan: Plan, ctx: PassContext) -> None:
         if not self.optional:
@@ -139,17 +162,17 @@ class _Editor:
         self,
         graph: ir.Graph,
         plan: Plan,
-        observers: Mapping[str, Observer],
-        means: Mapping[str, ChannelMean],
+        values: Mapping[str, Observed],
         bits: int,
         per_channel: bool,
+        correct_bias: bool,
     ) -> None:
         self.graph = graph
         self.plan = plan
-        self.observers = observers
-        self.means = means
+        self.values = values
         self.bits = bits
         self.per_channel = per_channel
+        self.correct_bias = correct_bias
         self.pairs: dict[ir.Value, ir.Value] = {}  # value -> its dequantized self
         self.sources: dict[ir.Value, ir.Value] = {}  # and back
         self.constants: dict[tuple[bytes, str, int | None], ir.Value] = {}
@@ -162,10 +185,12 @@ class _Editor:
         for value in (*values, step.output):
             if value is None:
                 continue
-            seen = self.observers[self._root(value).name or ""]
-            if seen.nonfinite:
+            found = self.values.get(self._root(value).name or "")
+            if found is None:
+                return "the file of ranges lacks its activations"
+            if found.nonfinite:
                 return "its activations are not finite on the calibration data"
-            if seen.seen.low == seen.seen.high == 0.0:
+            if found.seen.low == found.seen.high == 0.0:
                 return "its activations are all zero on the calibration data"
         return None
 
@@ -193,13 +218,14 @@ class _Editor:
         bias = weights.bias
         if bias is not None:
             scheme = fit_bias(scheme, weights.array, bias, input_scale)
-        watched = self.means.get(source.name or "")
-        if watched is not None:
+        fed = self.values.get(source.name or "")
+        correctable = self.correct_bias and node.op_type in ("Conv", "Gemm")
+        if correctable and fed is not None and fed.mean is not None:
             error = scheme.dequantize(scheme.quantize(weights.array)) - weights.array
             group = node.attributes.get("group")
             shift = mean_shift(
                 error,
-                watched.mean,
+                np.array(fed.mean),
                 axis=weights.axis,
                 groups=1 if group is None else group.as_int(),
             )
@@ -290,7 +316,7 @@ class _Editor:
         root = self._root(value)
         found = self.params.get(root)
         if found is None:
-            found = activation_params(self.observers[root.name or ""].range())
+            found = activation_params(self.values[root.name or ""].range)
             self.params[root] = found
         return found
 

@@ -44,7 +44,7 @@ def test_with_data_conv_is_static_and_gemm_dynamic(
 ) -> None:
     model = build(MIXED, **MIXED_WEIGHTS)
     before = model.clone()
-    ctx = run_pass("quant", model, calibration=samples(model, 2, 8, 8, 8))
+    ctx = run_pass("quant", model, calibration=samples(model, 2, 8, 8, 8, count=32))
     assert rewrites(ctx) == {"quant-conv": 1, "quant-gemm": 1}
     assert ctx.warnings == []
     assert error(before, model) < 0.03
@@ -123,7 +123,7 @@ def test_is_quantized_looks_everywhere() -> None:
 
 
 def test_options_are_checked() -> None:
-    for text in ("quant{percentile=20}", "quant{calibrate=mse}", "quant{mode=fast}"):
+    for text in ("quant{percentile=20}", "quant{calibrate=best}", "quant{mode=fast}"):
         with pytest.raises(burnish.InputError):
             Pipeline.parse(text)
     assert Quant(percentile=99.9).percentile == 99.9
