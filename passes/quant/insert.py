@@ -14,11 +14,15 @@ from burnish.passes.edit import drop_initializer, names_of, remove_unused
 
 def add_initializer(graph: ir.Graph, name: str, array: np.ndarray) -> ir.Value:
     """Add a constant to a graph, under `name` or, if that is taken, with a number behind it."""
-    tensor = ir.tensor(array)
+    return add_tensor(graph, name, ir.tensor(array))
+
+
+def add_tensor(graph: ir.Graph, name: str, tensor: ir.TensorProtocol) -> ir.Value:
+    """Add a constant of any type to a graph, as `add_initializer` does; does not read it."""
     tensor.name = names_of(graph).fresh(name)
     value = ir.Value(
         name=tensor.name,
-        shape=ir.Shape(array.shape),
+        shape=ir.Shape(tensor.shape.numpy()),
         type=ir.TensorType(tensor.dtype),
         const_value=tensor,
     )
