@@ -30,7 +30,7 @@ def infer_shapes(model: ir.Model) -> None:
     if model.meta.get(_INFERRED):
         return
     model.meta[_INFERRED] = True
-    if not _has_unknown(model):
+    if not _has_unknown(model) or _infer_static(model):
         return
     library = _library()
     # A shape that cannot be inferred makes rules refuse; it is no reason to fail a build.
@@ -43,6 +43,26 @@ def infer_shapes(model: ir.Model) -> None:
             for value in node.outputs:
                 value.metadata_props.pop(library.SYM_DATA_KEY, None)
                 _name_numbers(value)
+
+
+def _infer_static(model: ir.Model) -> bool:
+    """Infer shapes of which all sizes are numbers, node by node; returns whether that was all.
+
+    Reasoning about symbols, which the library does for a model as a whole, takes longer to load
+    than a small model takes to optimize.
+    """
+    graphs = list(all_graphs(model))
+    if len(graphs) > 1 or not all(map(_is_static, model.graph.inputs)):
+        return False
+    for node in model.graph:
+        infer_node(node, model.graph.opset_imports)
+        if not all(_is_static(value) for value in node.outputs if value.name):
+            return False
+    return not _has_unknown(model)
+
+
+def _is_static(value: ir.Value) -> bool:
+    return value.shape is not None and value.shape.is_static()
 
 
 def _name_numbers(value: ir.Value) -> None:
@@ -132,6 +152,7 @@ def _library() -> ModuleType:
       the other is not. Here the result is a size that is neither.
     - Slice takes axes of unknown size for long enough. Here the result is of unknown size.
     - What `_GUESSED` lists is forgotten again.
+    - A fill has the sizes it is asked for, also where they are computed.
     """
     import onnx_shape_inference as library
     from onnx_shape_inference import _broadcast
@@ -145,10 +166,11 @@ def _library() -> ModuleType:
         return broadcast_dim(a, b)
 
     _broadcast._broadcast_dim = sound_broadcast_dim
-    for op_type in ("Slice", *_GUESSED):
+    corrected = {"Slice": _sound_slice, "ConstantOfShape": _sized_fill}
+    for op_type in (*corrected, *_GUESSED):
         for since in set(library.registry.version_boundaries("", op_type)):
             infer = library.registry.get("", op_type, version=since)
-            sound = _sound_slice if op_type == "Slice" else _sound
+            sound = corrected.get(op_type, _sound)
             library.registry.register("", op_type, since)(functools.partial(sound, infer))
     return cast(ModuleType, library)
 
@@ -176,6 +198,13 @@ def _sound(infer: _Infer, context: Any, node: ir.Node) -> None:
     if _GUESSED[node.op_type](node):
         for value, shape in zip(node.outputs, before, strict=True):
             value.shape = shape
+
+
+def _sized_fill(infer: _Infer, context: Any, node: ir.Node) -> None:
+    infer(context, node)
+    sizes = None if node.inputs[0] is None else context.get_symbolic_value(node.inputs[0])
+    if node.outputs[0].shape is None and sizes is not None:
+        context.set_shape(node.outputs[0], ir.Shape(list(sizes)))
 
 
 def _sound_slice(infer: _Infer, context: Any, node: ir.Node) -> None:

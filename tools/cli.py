@@ -85,6 +85,8 @@ def run(command: click.Command, name: str) -> None:
         code = EXIT_INTERRUPTED
     except Exception as error:
         code = _fail(name, error, debug, EXIT_INTERNAL)
+    # All that is left would be looked at once more, object by object, before the process ends.
+    gc.freeze()
     sys.exit(code if isinstance(code, int) else 0)
 
 

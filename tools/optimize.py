@@ -96,6 +96,9 @@ def command(
     as_json: bool,
 ) -> None:
     """Optimize MODEL (an .onnx file, a .pt2 program, or module:function) by composable passes."""
+    from burnish.tools.startup import defer_imports
+
+    defer_imports()
     from burnish import api
     from burnish.passes.pipeline import Pipeline
     from burnish.passes.reproducer import Failure, FailureWatch

@@ -1,0 +1,53 @@
+# SPDX-License-Identifier: Apache-2.0
+"""SymPy is loaded when sizes are reasoned about, and not before."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+_OPTIMIZE = """
+import sys
+from burnish.tools.optimize import command
+command.main(sys.argv[1:], standalone_mode=False)
+print("sympy.core" in sys.modules)
+"""
+
+
+def run(script: str, *words: str | Path) -> str:
+    """Run a script in a process of its own; return the last line it printed."""
+    made = subprocess.run(
+        [sys.executable, "-c", script, *map(str, words)], capture_output=True, text=True, check=True
+    )
+    return made.stdout.splitlines()[-1]
+
+
+@pytest.mark.parametrize(("size", "loaded"), [("3", "False"), ("N", "True")])
+def test_sympy_is_loaded_for_symbols_only(tmp_path: Path, size: str, loaded: str) -> None:
+    model = tmp_path / "m.txt"
+    model.write_text(
+        '<ir_version: 10, opset_import: ["" : 21]> '
+        f"g (float[{size},4] x) => (float[{size},8] y) {{ z = Concat<axis = 1>(x, x) y = Relu(z) }}"
+    )
+    assert run(_OPTIMIZE, model, "-o", tmp_path / "m.onnx", "--quiet") == loaded
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        "import sympy",
+        "import sympy.core.numbers",
+        "from sympy import Symbol",
+        "import onnx_ir; import sympy",
+        "from onnx_ir import _symbolic_shapes; _symbolic_shapes.parse_symbolic_expression('N + 1')",
+    ],
+)
+def test_what_is_deferred_works(use: str) -> None:
+    script = (
+        "from burnish.tools.startup import defer_imports; defer_imports(); defer_imports()\n"
+        f"{use}\nimport sympy\nprint(sympy.Symbol('N') + 1)"
+    )
+    assert run(script) == "N + 1"
