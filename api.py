@@ -21,6 +21,7 @@ from burnish.errors import BudgetError, InputError
 from burnish.passes.base import Pass
 from burnish.passes.calibration import CalibrationSource
 from burnish.passes.context import PassContext
+from burnish.passes.decide import Decisions
 from burnish.passes.explain import Explain
 from burnish.passes.guard import Guard, Level
 from burnish.passes.instrument import Instrument
@@ -62,6 +63,8 @@ def optimize(
     max_error: float | None = None,
     seed: int = 0,
     strict: bool = False,
+    measure: bool | None = None,
+    decisions: str | os.PathLike[str] | None = None,
     explain: str | None = None,
     count_executed: bool = False,
     instruments: Sequence[Instrument] = (),
@@ -82,6 +85,11 @@ def optimize(
         seed: Seed of every random choice.
         strict: Let the exception of a rule that raises pass; otherwise the rule is skipped there,
             with a warning.
+        measure: Whether to time rewrites that may lose on the target, where that is not known of
+            this machine yet; otherwise the recorded table decides on them. None measures unless
+            `$BURNISH_MEASURE` is 0. See `burnish.passes.decide`.
+        decisions: A report of an earlier build, whose decisions are taken again: nothing is
+            measured, and the same input gives the same bytes on every machine.
         explain: Glob pattern of rules whose near misses go into the report; see
             `burnish.passes.explain`.
         count_executed: Put into the report which operators the runtime executes before and after,
@@ -93,7 +101,7 @@ def optimize(
         The transformed model and the report.
 
     Raises:
-        InputError: bad model, pipeline, calibration data, or budget.
+        InputError: bad model, pipeline, calibration data, decisions, or budget.
         VerificationError: the result is malformed or computes something else.
         BudgetError: `max_error` was exceeded.
     """
@@ -114,6 +122,12 @@ def optimize(
     guard = Guard(verify, samples, seed)
     ctx = PassContext(on, samples, seed, [*instruments, guard], warnings=list(loaded.notes))
     ctx.strict = strict
+    ctx.decisions = Decisions.start(
+        model,
+        ctx,
+        measure=os.environ.get("BURNISH_MEASURE") != "0" if measure is None else measure,
+        replay=decisions,
+    )
     ctx.explain = None if explain is None else Explain(explain)
     if progress is not None:
         ctx.progress = progress
@@ -144,6 +158,7 @@ def optimize(
         verification=guard.as_dict(),
         warnings=ctx.warnings,
         census=executed,
+        decisions=ctx.decisions.all(),
         explanations=[] if ctx.explain is None else ctx.explain.left_in(model),
     )
     error = guard.final_error

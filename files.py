@@ -12,6 +12,12 @@ from pathlib import Path
 from burnish.errors import InputError
 
 
+def cache_folder() -> Path:
+    """The user's cache: `$BURNISH_CACHE`, or `~/.cache/burnish`."""
+    chosen = os.environ.get("BURNISH_CACHE")
+    return Path(chosen).expanduser() if chosen else Path.home() / ".cache" / "burnish"
+
+
 @contextmanager
 def write_aside(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Yield a temporary path beside `path`; rename it onto `path` if the body succeeds.

@@ -219,8 +219,8 @@ def random_feeds(
     Raises:
         InputError: an input is not a tensor, or `dims` names no dimension of the model.
     """
-    specs = _input_specs(model)
-    sizes = _sizes(specs, dims or {})
+    specs = input_specs(model)
+    sizes = symbol_sizes(specs, dims or {})
     rng = np.random.default_rng(seed)
     feeds = {}
     for name, dtype, shape in specs:
@@ -228,7 +228,7 @@ def random_feeds(
             dim if isinstance(dim, int) else sizes[dim] if dim else EXTENT if axis else BATCH
             for axis, dim in enumerate(shape)
         ]
-        feeds[name] = _random_array(rng, name, dtype, concrete, (ranges or {}).get(name))
+        feeds[name] = random_array(rng, name, dtype, concrete, (ranges or {}).get(name))
     return feeds
 
 
@@ -237,7 +237,8 @@ class _HasInputs(Protocol):
     def inputs(self) -> tuple[TensorSpec, ...]: ...
 
 
-def _input_specs(model: ir.Model | _HasInputs) -> tuple[TensorSpec, ...]:
+def input_specs(model: ir.Model | _HasInputs) -> tuple[TensorSpec, ...]:
+    """Name, type and shape of each input that has to be given."""
     import onnx_ir as ir
 
     from burnish.backends.onnxruntime import TensorSpec
@@ -256,7 +257,12 @@ def _input_specs(model: ir.Model | _HasInputs) -> tuple[TensorSpec, ...]:
     return tuple(specs)
 
 
-def _sizes(specs: Sequence[TensorSpec], dims: Mapping[str, int]) -> dict[str, int]:
+def symbol_sizes(specs: Sequence[TensorSpec], dims: Mapping[str, int]) -> dict[str, int]:
+    """The size that `random_feeds` gives each symbolic dimension of inputs, by its name.
+
+    Raises:
+        InputError: `dims` names no dimension.
+    """
     sizes: dict[str, int] = {}
     for spec in specs:
         for axis, dim in enumerate(spec.shape):
@@ -271,13 +277,18 @@ def _sizes(specs: Sequence[TensorSpec], dims: Mapping[str, int]) -> dict[str, in
     return sizes
 
 
-def _random_array(
+def random_array(
     rng: np.random.Generator,
     name: str,
     dtype: ir.DataType,
     shape: Sequence[int],
-    span: tuple[float, float] | None,
+    span: tuple[float, float] | None = None,
 ) -> Array:
+    """Make one input, as `random_feeds` does; `span` is its range.
+
+    Raises:
+        InputError: there are no arrays of that type.
+    """
     import onnx_ir as ir
 
     if dtype is ir.DataType.UNDEFINED:

@@ -128,6 +128,20 @@ class Target:
         measured = "" if known.ratio is None else f" ({known.ratio:.2f}x)"
         return f"target {self.name} runs it no faster fused{measured}"
 
+    def speaks_of(
+        self, op_type: str, domain: str = "", dtype: ir.DataType | None = None
+    ) -> str | None:
+        """The name under which the preferences list an operator, whichever they prefer; or None.
+
+        Args:
+            op_type: Operator name.
+            domain: Operator domain.
+            dtype: Element type it would have.
+        """
+        names = (f"microsoft.{op_type}", op_type) if domain == MICROSOFT else (op_type,)
+        kind = None if dtype is None else dtype.name
+        return next((name for name in names if find(self.preferences, name, kind)), None)
+
     @property
     def int8_accumulator_bits(self) -> int:
         """Width in which sums of uint8 * int8 products are held before they are widened.

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from burnish.backends.target import Target
     from burnish.passes.base import Pass
     from burnish.passes.calibration import CalibrationSource
+    from burnish.passes.decide import Decisions
     from burnish.passes.explain import Explain
 
 T = TypeVar("T")
@@ -64,6 +65,7 @@ class PassContext:
         progress: Wraps an iterable in a progress bar: (items, total, label) -> items.
         warnings: One line each, for the report.
         reports: One entry for each pass run at the top of the pipeline.
+        decisions: Answers whether rewrites that may lose pay; None takes them without asking.
         explain: Collects where rules nearly applied; None unless asked for.
         strict: Whether a rule that raises ends the build; else it is skipped there, and reported.
     """
@@ -75,6 +77,7 @@ class PassContext:
     progress: Callable[[Iterable[Any], int | None, str], Iterable[Any]] = _no_progress
     warnings: list[str] = field(default_factory=list)
     reports: list[PassReport] = field(default_factory=list)
+    decisions: Decisions | None = None
     explain: Explain | None = None
     strict: bool = True
     _stack: list[PassScope] = field(default_factory=list, repr=False)
@@ -146,6 +149,12 @@ class PassContext:
         self._edits += 1
         for instrument in self.instruments:
             instrument.after(event, scope.model)
+
+    def allows(self, rule: str, where: Place) -> bool:
+        """Whether `rewrite` would let the next rewrite be this one; asked before costly checks."""
+        of = self._stack[-1].event.name
+        event = Event("rewrite", rule, self._rewrites + 1, describe(where), of)
+        return all(instrument.should_run(event) for instrument in self.instruments)
 
     def refuse(
         self,

@@ -12,6 +12,7 @@ import onnx_ir as ir
 
 if TYPE_CHECKING:
     from burnish.backends.census import Census
+    from burnish.passes.decide import Decision
     from burnish.passes.explain import NearMiss
 
 SCHEMA_VERSION = 1
@@ -125,6 +126,8 @@ class Report:
         warnings: One line each.
         census: "before" and "after" -> operators stored and executed, where asked for; see
             `burnish.backends.census`.
+        decisions: Of rewrites that may lose, which were done, and why; see
+            `burnish.passes.decide`.
         explanations: Near misses, where asked for; see `burnish.passes.explain`.
         seconds: Wall time (s) of the whole optimization.
     """
@@ -140,6 +143,7 @@ class Report:
     verification: dict[str, Any] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
     census: dict[str, Census] | None = None
+    decisions: list[Decision] = field(default_factory=list)
     explanations: list[NearMiss] = field(default_factory=list)
     seconds: float = 0.0
 

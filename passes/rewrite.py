@@ -13,7 +13,7 @@ from typing import Any
 
 import onnx_ir as ir
 
-from burnish.passes.context import PassContext
+from burnish.passes.context import PassContext, describe
 from burnish.passes.edit import discard, remove_unused, replace_value, take_names, use_count
 from burnish.passes.match import Furthest, Match, match_at
 from burnish.passes.pattern import Pattern
@@ -21,6 +21,7 @@ from burnish.passes.rule import Builder, NoMatch, Operand, Rule
 from burnish.passes.shapes import infer_node, infer_shapes
 
 _Index = dict[tuple[str, str], list[tuple[Rule, Pattern]]]
+_Pairs = list[tuple[ir.Value, ir.Value]]  # old and new outputs of a rewrite
 
 
 def apply_rules(model: ir.Model, rules: Sequence[Rule], ctx: PassContext) -> None:
@@ -45,6 +46,7 @@ class _Driver:
     ) -> None:
         self.graph = graph
         self.opset_imports = opset_imports
+        self.rules = rules
         self.ctx = ctx
         self.in_function = in_function
         self.index: _Index = defaultdict(list)
@@ -125,38 +127,66 @@ class _Driver:
         """Build the replacement and, if nothing speaks against it, put it in place."""
         builder = Builder(self.opset_imports)
         try:
-            outputs = self.propose(rule, pattern, match, builder)
+            found = self.propose(rule, pattern, match, builder)
         except Exception as error:
             discard(builder.nodes)
             self.fault(rule, node, error)
             return False
-        if isinstance(outputs, NoMatch):
+        if not isinstance(found, NoMatch):
+            found = self.loss(rule, match, builder, found) or found
+        if isinstance(found, NoMatch):
             discard(builder.nodes)
-            self.refuse(rule, node, outputs)
+            self.refuse(rule, node, found)
             return False
         with self.ctx.rewrite(rule.name, node) as go:
             if go:
-                self.splice(pattern, match, node, builder, outputs)
+                self.splice(pattern, match, node, builder, found)
                 return True
         discard(builder.nodes)
         return False
 
     def propose(
         self, rule: Rule, pattern: Pattern, match: Match, builder: Builder
-    ) -> list[ir.Value] | NoMatch:
-        """Build the replacement beside the graph: values for the outputs, or why there are none."""
+    ) -> _Pairs | NoMatch:
+        """Build the replacement beside the graph: old and new outputs, or why there are none."""
         made = rule.replace(builder, match.bindings(pattern), self.ctx)
         if isinstance(made, NoMatch):
             return made
         outputs = [item.value if isinstance(item, Operand) else item for item in _as_tuple(made)]
         assert len(outputs) == len(pattern.roots), f"{rule.name}: wrong number of outputs"
         old = [match.nodes[root.node].outputs[root.index] for root in pattern.roots]
-        objection = self.objection(rule, builder, match, list(zip(old, outputs, strict=True)))
-        return outputs if objection is None else NoMatch(objection)
+        pairs = list(zip(old, outputs, strict=True))
+        objection = self.objection(rule, builder, match, pairs)
+        return pairs if objection is None else NoMatch(objection)
 
-    def objection(
-        self, rule: Rule, builder: Builder, match: Match, pairs: list[tuple[ir.Value, ir.Value]]
-    ) -> str | None:
+    def loss(self, rule: Rule, match: Match, builder: Builder, pairs: _Pairs) -> NoMatch | None:
+        """Say that a replacement loses on the target, if it may and does."""
+        decisions, node = self.ctx.decisions, pairs[0][0].producer()
+        if decisions is None or node is None:
+            return None
+        operator = self.in_doubt(rule, builder, match)
+        if operator is None or not self.ctx.allows(rule.name, node):
+            return None
+        decision = decisions.decide(
+            rule, describe(node), operator, pairs, builder.nodes, self.opset_imports, self.rules
+        )
+        if decision.refusal is None:
+            return None
+        return NoMatch(decision.refusal, decision.repair)
+
+    def in_doubt(self, rule: Rule, builder: Builder, match: Match) -> str | None:
+        """Name the operator for which a replacement may lose, if it may."""
+        for new in builder.nodes:
+            first = next((value for value in new.inputs if value is not None), None)
+            dtype = None if first is None else first.dtype
+            known = self.ctx.target.speaks_of(new.op_type, new.domain, dtype)
+            if known is not None and not _has(match, new):
+                return known
+        if not rule.may_lose or not builder.nodes:
+            return None
+        return ", ".join(dict.fromkeys(new.op_type for new in builder.nodes))
+
+    def objection(self, rule: Rule, builder: Builder, match: Match, pairs: _Pairs) -> str | None:
         """Infer the new nodes, and say what speaks against them, if anything does.
 
         Args:
@@ -191,7 +221,7 @@ class _Driver:
         match: Match,
         node: ir.Node,
         builder: Builder,
-        outputs: list[ir.Value],
+        pairs: _Pairs,
     ) -> None:
         graph = node.graph
         assert graph is not None
@@ -208,12 +238,11 @@ class _Driver:
         graph.insert_before(node, builder.nodes)
         if len(pattern.roots) > 1:
             self.unsorted[id(graph)] = graph
-        old = [match.nodes[root.node].outputs[root.index] for root in pattern.roots]
-        moved = [user for value in old for user in value.consumers()]
-        for value, new_value in zip(old, outputs, strict=True):
-            replace_value(value, new_value)
+        moved = [user for old, _ in pairs for user in old.consumers()]
+        for old, new_value in pairs:
+            replace_value(old, new_value)
         if self.siblings:
-            moved += [user for value in outputs for user in value.consumers()]
+            moved += [user for _, new_value in pairs for user in new_value.consumers()]
         remove_unused([n for n in matched if id(n) not in kept])
         self.wake(builder.nodes, moved, leaves)
 
@@ -259,6 +288,12 @@ class _Driver:
                     self.push(user)
                     frontier += user.outputs
             users = [user for value in frontier for user in value.consumers()]
+
+
+def _has(match: Match, node: ir.Node) -> bool:
+    """Whether an operator stands among those matched: then it is not news."""
+    kinds = {(matched.domain, matched.op_type) for matched in match.nodes.values()}
+    return (node.domain, node.op_type) in kinds
 
 
 def _as_tuple(made: Any) -> tuple[Any, ...]:

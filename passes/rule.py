@@ -113,6 +113,8 @@ class Rule:
         build: The rewrite function.
         opset: Lowest and highest version of the default operator set it applies to.
         unsupported_ok: Makes the rule fire even if the target cannot run what it makes.
+        may_lose: Whether each replacement is to be measured, as are those that write an operator
+            of the target's table of preferences; see `burnish.passes.decide`.
     """
 
     name: str
@@ -121,6 +123,7 @@ class Rule:
     build: Callable[..., Replacement] | None = None
     opset: tuple[int, int | None] = (1, None)
     unsupported_ok: bool = False
+    may_lose: bool = False
     _parameters: tuple[str, ...] = field(default=(), repr=False)
 
     def rewrite(self, function: Callable[..., Replacement]) -> Callable[..., Replacement]:
@@ -174,6 +177,7 @@ def rule(
     name: str | None = None,
     opset: tuple[int, int | None] = (1, None),
     unsupported_ok: bool = False,
+    may_lose: bool = False,
 ) -> Callable[[Callable[..., Any]], Rule]: ...
 
 
@@ -183,6 +187,7 @@ def rule(
     name: str | None = None,
     opset: tuple[int, int | None] = (1, None),
     unsupported_ok: bool = False,
+    may_lose: bool = False,
 ) -> Rule | Callable[[Callable[..., Any]], Rule]:
     """Turn a pattern function into a `Rule`; usable bare or with options.
 
@@ -191,12 +196,20 @@ def rule(
         name: Name of the rule; by default the function's, with dashes.
         opset: Lowest and highest version of the default operator set it applies to.
         unsupported_ok: Fire even if the target has no kernel for what is made.
+        may_lose: Measure each replacement before it is made.
     """
 
     def make(pattern: Callable[..., Any]) -> Rule:
         doc = (inspect.getdoc(pattern) or "").split("\n")[0]
         label = name or pattern.__name__.strip("_").replace("_", "-")
-        return Rule(label, doc, [trace(pattern)], opset=opset, unsupported_ok=unsupported_ok)
+        return Rule(
+            label,
+            doc,
+            [trace(pattern)],
+            opset=opset,
+            unsupported_ok=unsupported_ok,
+            may_lose=may_lose,
+        )
 
     return make if function is None else make(function)
 

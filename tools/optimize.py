@@ -48,6 +48,8 @@ _EPILOG = (
     "--max-error", type=click.FloatRange(min=0), help="Largest relative RMS output error allowed."
 )
 @click.option("--report", metavar="R.json", help="Write the report as JSON.")
+@click.option("--no-measure", is_flag=True, help="Decide by the recorded table, not by timing.")
+@click.option("--decisions", metavar="R.json", help="Decide as an earlier report says.")
 @click.option("--dry-run", is_flag=True, help="Show the expanded pipeline; write nothing.")
 @click.option("--timing", is_flag=True, help="Show seconds by pass and rule.")
 @click.option("--census", is_flag=True, help="Count what the runtime executes, before and after.")
@@ -82,6 +84,8 @@ def command(
     verify: Any,
     max_error: float | None,
     report: str | None,
+    no_measure: bool,
+    decisions: str | None,
     dry_run: bool,
     timing: bool,
     census: bool,
@@ -126,6 +130,8 @@ def command(
             max_error=max_error,
             seed=seed,
             strict=strict,
+            measure=False if no_measure else None,
+            decisions=decisions,
             explain=explain,
             count_executed=census,
             instruments=instruments,

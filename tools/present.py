@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from burnish.backends.census import Census
+    from burnish.passes.decide import Decision
     from burnish.passes.explain import NearMiss
     from burnish.passes.pipeline import Pipeline
     from burnish.passes.report import PassReport, Report
@@ -84,6 +85,8 @@ def summary(report: Report, destination: Path, *, timing: bool) -> None:
     if refused:
         places = f"{refused.total()} places, {len(refused)} reasons"
         show(f"left alone: {places}; --explain shows them")
+    for decision in report.decisions:
+        show(decision_line(decision))
     if timing:
         show(timing_table(report))
     if report.census is not None:
@@ -96,6 +99,19 @@ def summary(report: Report, destination: Path, *, timing: bool) -> None:
     for line in report.warnings:
         show(f"note: {line}")
     show(f"wrote {destination} in {report.seconds:.1f} s")
+
+
+def decision_line(decision: Decision) -> str:
+    """Return one line: what was asked, what was measured, and what was done."""
+    at = f" at {decision.shapes[0]} {decision.dtype.lower()}" if decision.shapes else ""
+    found = "" if decision.ratio is None else f" {decision.ratio:.2f}x"
+    if decision.low is not None and decision.high is not None:
+        found += f" ({decision.low:.2f} to {decision.high:.2f})"
+    source = ", ".join(filter(None, (decision.source, decision.note)))
+    places = f"{decision.places} place{'s' * (decision.places != 1)}"
+    return (
+        f"{decision.rule}: {decision.question}{at}:{found} {decision.chosen} in {places} ({source})"
+    )
 
 
 def _ratio(after: float, before: float) -> str:

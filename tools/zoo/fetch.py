@@ -8,7 +8,6 @@ of its entry when it is stored and again each time it is used.
 from __future__ import annotations
 
 import hashlib
-import os
 import shutil
 import subprocess
 import sys
@@ -19,14 +18,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from burnish.errors import InputError
+from burnish.files import cache_folder as cache_folder
 from burnish.files import write_aside
 from burnish.tools.zoo.entry import File, Package, Registry
-
-
-def cache_folder() -> Path:
-    """The cache: `$BURNISH_CACHE`, or `~/.cache/burnish`."""
-    chosen = os.environ.get("BURNISH_CACHE")
-    return Path(chosen).expanduser() if chosen else Path.home() / ".cache" / "burnish"
 
 
 def fetch_package(package: Package) -> dict[str, Path]:

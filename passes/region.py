@@ -1,0 +1,598 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The region a rewrite replaces, before and after, as two small models that can be timed.
+
+Before is what would become dead; after is what the rewrite has built. Both get the same margin of
+operators that only move data, because a rewrite may make those around it superfluous. Inputs are
+the values that enter, with the shapes they have on one sample; weights become random ones.
+
+Left out of both, and run only once for its results, is what costs nothing where it counts: small
+computations of sizes, and what the replacement makes of values that other places treat in the same
+way (of a mask, or a table of angles), since common subexpressions are merged later.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import onnx_ir as ir
+
+from burnish.errors import BurnishError
+from burnish.passes.constant import tensor_of
+
+Pairs = Sequence[tuple[ir.Value, ir.Value]]
+
+# They move data or only view it.
+_MOVES = frozenset({"Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze"})
+_MAX_NODES = 256
+_MAX_BYTES = 128 << 20
+_REAL_BYTES = 1 << 16
+"""Constants up to this size are taken as they are; larger ones are replaced by random numbers."""
+_KEY_ELEMENTS = 64
+"""Integers of constants up to this size tell questions apart: they are axes and sizes."""
+
+
+class CannotMeasure(Exception):
+    """A region cannot be run on its own; says why, short and stable."""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """What inputs a model is measured for.
+
+    Attributes:
+        sizes: Symbolic dimension -> size; None where it cannot be found. Grows.
+        feeds: Arrays by name of graph input, where there are some.
+    """
+
+    sizes: dict[str, int | None]
+    feeds: Mapping[str, np.ndarray] = field(default_factory=dict)
+    _shapes: dict[ir.Value, tuple[int, ...]] = field(default_factory=dict)
+
+    def shape(self, value: ir.Value) -> tuple[int, ...]:
+        """Return the shape of a value on this sample.
+
+        Raises:
+            CannotMeasure: it is not known, and running the model up to there is too much.
+        """
+        if value.shape is not None:
+            return tuple(self._size(dim, value) for dim in value.shape.dims)
+        if value not in self._shapes:
+            self._shapes[value] = self._observed(value)
+        return self._shapes[value]
+
+    def array(self, value: ir.Value, rng: np.random.Generator) -> np.ndarray:
+        """Return what a value may be on this sample; random but for inputs that were given."""
+        from burnish.backends.measure import random_array
+
+        if value.is_graph_input() and value.name in self.feeds:
+            return self.feeds[value.name]
+        assert value.dtype is not None
+        # A mask that masks nothing is valid for every operator.
+        name = "mask" if value.dtype is ir.DataType.BOOL else ""
+        return random_array(rng, name, value.dtype, self.shape(value))
+
+    def _size(self, dim: int | ir.SymbolicDim, value: ir.Value) -> int:
+        if isinstance(dim, int):
+            return dim
+        symbols = [dim.value] if dim.value in self.sizes else sorted(dim.free_symbols())
+        for symbol in symbols:
+            if symbol not in self.sizes:
+                self.sizes[symbol] = None
+                first, axis = _first(symbol, value)
+                self.sizes[symbol] = self._observed(first)[axis]
+        known = {symbol: size for symbol in symbols if (size := self.sizes[symbol]) is not None}
+        found = known.get(dim.value or "") or dim.evaluate(known)
+        if not isinstance(found, int):
+            raise CannotMeasure("a size is unknown")
+        return found
+
+    def _observed(self, value: ir.Value) -> tuple[int, ...]:
+        """Run the model up to a value; weights are zeros."""
+        from burnish.backends.onnxruntime import session
+
+        producer = value.producer()
+        graph = None if producer is None else producer.graph
+        if not isinstance(graph, ir.Graph) or not graph.opset_imports:
+            raise CannotMeasure("a shape is unknown")
+        part = _Part(_above(value), {}, (value,))
+        part.trace()
+        _check_types(part.inputs)
+        names = {item: f"x{index}" for index, item in enumerate(part.inputs)}
+        rng = np.random.default_rng(0)
+        feeds = {names[item]: self.array(item, rng) for item in part.inputs}
+        try:
+            with session(_model(part, names, graph.opset_imports, values=False)) as run:
+                (result,) = run.run(feeds).values()
+        except BurnishError as error:
+            raise CannotMeasure("a shape is unknown") from error
+        return result.shape
+
+
+def _first(symbol: str, value: ir.Value) -> tuple[ir.Value, int]:
+    """Return the first value, and its axis, of a size that inference made a name for."""
+    producer = value.producer()
+    for node in () if producer is None or producer.graph is None else producer.graph:
+        for output in node.outputs:
+            for axis, dim in enumerate(output.shape or ()):
+                if isinstance(dim, ir.SymbolicDim) and dim.value == symbol:
+                    return output, axis
+    raise CannotMeasure("a size is unknown")
+
+
+@dataclass(frozen=True)
+class Region:
+    """A region before and after a rewrite; see `find`.
+
+    Attributes:
+        key: Digest of operators, attributes, shapes and types, but of no names and no weights.
+        removed: Operators that the rewrite removes.
+        inputs: Values that enter, in canonical order.
+        sample: What it is measured for.
+        opset_imports: Version of each domain.
+    """
+
+    key: str
+    removed: tuple[str, ...]
+    inputs: tuple[ir.Value, ...]
+    sample: Sample
+    opset_imports: Mapping[str, int]
+    _before: _Part
+    _after: _Part
+    _prelude: _Part
+
+    @property
+    def shapes(self) -> list[str]:
+        """Sizes of the values that enter, but for those that are computed once: `1x32x384`."""
+        kept = [value for value in self.inputs if value not in self._prelude.exits]
+        return ["x".join(map(str, self.sample.shape(value))) or "scalar" for value in kept]
+
+    def models(self) -> tuple[ir.Model, ir.Model]:
+        """Return the two models; their inputs bear the same names."""
+        names = self._names()
+        before, after = (
+            _model(part, names, self.opset_imports) for part in (self._before, self._after)
+        )
+        return before, after
+
+    def feeds(self) -> dict[str, np.ndarray]:
+        """Return inputs by name: random, but those that are computed once are computed."""
+        given = set(self._prelude.exits)
+        entering = dict.fromkeys((*self._before.inputs, *self._after.inputs, *self._prelude.inputs))
+        names, rng = self._names(), np.random.default_rng(0)
+        feeds = {
+            names[value]: self.sample.array(value, rng) for value in entering if value not in given
+        }
+        if given:
+            from burnish.backends.onnxruntime import session
+
+            with session(_model(self._prelude, names, self.opset_imports)) as run:
+                feeds |= run.run({spec.name: feeds[spec.name] for spec in run.inputs})
+        return feeds
+
+    def _names(self) -> dict[ir.Value, str]:
+        entering = (*self.inputs, *self._prelude.inputs, *self._prelude.exits)
+        return {value: f"x{index}" for index, value in enumerate(dict.fromkeys(entering))}
+
+
+def find(
+    pairs: Pairs,
+    made: Sequence[ir.Node],
+    sample: Sample,
+    opset_imports: Mapping[str, int],
+) -> Region:
+    """Find what a rewrite that is not yet spliced in would replace, and by what.
+
+    Args:
+        pairs: Old and new value for each output.
+        made: New nodes, not in the graph yet.
+        sample: What it shall be measured for.
+        opset_imports: Version of each domain.
+
+    Raises:
+        CannotMeasure: it cannot be run on its own.
+    """
+    new = dict(pairs)
+    removed = _removed(new)
+    if not removed:
+        raise CannotMeasure("nothing is removed")
+    inside = {*removed, *made}
+    shared, constant = _computed_once(inside, inside)
+    if any(value.producer() in shared for pair in pairs for value in pair):
+        shared.clear()
+    margin = _margin(new, removed, inside)
+    exits = tuple(_exits({*removed, *margin}, {*inside, *margin}, new))
+    if not exits:
+        raise CannotMeasure("nothing uses it")
+    before = _Part({*removed, *margin} - shared, {}, exits)
+    after = _Part({*made, *margin} - shared, new, exits)
+    for part in (before, after):
+        part.trace()
+    inputs = tuple(dict.fromkeys((*before.inputs, *after.inputs)))
+    prelude = _prelude(inputs, shared, constant)
+    _check_types(dict.fromkeys((*inputs, *prelude.inputs)))
+    _check_size(sample, before, after, prelude)
+    opsets = {**{node.domain: 1 for node in made}, **opset_imports}
+    key = _key(sample, opsets, inputs, prelude.exits, before, after)
+    names = tuple(node.op_type for node in before.nodes if node not in margin)
+    return Region(key, names, inputs, sample, opsets, before, after, prelude)
+
+
+# --- what belongs to it --------------------------------------------------------------------------
+
+
+def _removed(new: Mapping[ir.Value, ir.Value]) -> dict[ir.Node, None]:
+    """Return the nodes that nothing needs any more once the old values are replaced."""
+    found: dict[ir.Node, None] = {}
+    pending = [old.producer() for old in new]
+    while pending:
+        node = pending.pop()
+        if node is None or node in found or node.op_type == "Constant":
+            continue
+        if all(value in new or _used_only_by(value, found) for value in node.outputs):
+            found[node] = None
+            pending += [value.producer() for value in node.inputs if value is not None]
+        if len(found) > _MAX_NODES:
+            raise CannotMeasure("the region is too large")
+    return found
+
+
+def _tensor(value: ir.Value) -> ir.TensorProtocol | None:
+    """Return the tensor of a constant, also of one that is not in the graph yet."""
+    new = value.graph is None and value.producer() is None
+    return value.const_value if new else tensor_of(value)
+
+
+def _used_only_by(value: ir.Value, nodes: Collection[ir.Node]) -> bool:
+    # Not `uses()`, which copies: a value may have thousands of users.
+    return not value.is_graph_output() and all(use.node in nodes for use in value._uses)
+
+
+def _computed_once(
+    members: Collection[ir.Node], inside: Collection[ir.Node]
+) -> tuple[set[ir.Node], set[ir.Node]]:
+    """Return the nodes that other places have too, and share; and those of constants alone.
+
+    The former depend on sizes alone, or on values that other places treat in the same way.
+    """
+    once: set[ir.Node] = set()
+    constant: set[ir.Node] = set()
+    for node in _sorted(members):
+        given = [v for v in node.inputs if v is not None and _tensor(v) is None]
+        varying = [value for value in given if value.producer() not in constant]
+        if not varying:
+            constant.add(node)
+        elif node.op_type in ("Shape", "Size") or all(
+            value.producer() in once
+            or (value.producer() not in inside and _is_shared(value, inside))
+            for value in varying
+        ):
+            once.add(node)
+    return once, constant
+
+
+def _sorted(nodes: Collection[ir.Node]) -> list[ir.Node]:
+    """Return nodes each behind those it takes values of."""
+    placed: dict[ir.Node, None] = {}
+    pending = [(node, False) for node in nodes]
+    while pending:
+        node, ready = pending.pop()
+        if ready:
+            placed[node] = None
+        elif node not in placed:
+            pending.append((node, True))
+            above = (value.producer() for value in node.inputs if value is not None)
+            pending += [(maker, False) for maker in above if maker is not None and maker in nodes]
+    return list(placed)
+
+
+def _is_shared(value: ir.Value, inside: Collection[ir.Node]) -> bool:
+    """Whether a value has users of the same operators within a region and without."""
+    mine = {use.node.op_type for use in value._uses if use.node in inside}
+    return any(use.node.op_type in mine for use in value._uses if use.node not in inside)
+
+
+def _margin(
+    new: Mapping[ir.Value, ir.Value], removed: Collection[ir.Node], core: Iterable[ir.Node]
+) -> set[ir.Node]:
+    """Return the nodes around a region that only move data, and only its data."""
+    inside = set(core)
+    margin: set[ir.Node] = set()
+    pending = [value for node in inside for value in node.inputs]
+    while pending and len(margin) < _MAX_NODES:
+        value = pending.pop()
+        node = None if value is None else value.producer()
+        if node is None or node in inside or not _moves(node, removed):
+            continue
+        if _used_only_by(node.outputs[0], inside):
+            margin.add(node)
+            inside.add(node)
+            pending += node.inputs
+    below = list(new)
+    while below and len(margin) < _MAX_NODES:
+        value = below.pop()
+        users = value.consumers() if len(value._uses) == 1 else ()
+        if value.is_graph_output() or not users:
+            continue
+        (user,) = users
+        if user not in inside and _moves(user, removed) and user.inputs[0] is value:
+            margin.add(user)
+            inside.add(user)
+            below.append(user.outputs[0])
+    return margin
+
+
+def _moves(node: ir.Node, removed: Collection[ir.Node]) -> bool:
+    graph = next(iter(removed)).graph
+    return node.op_type in _MOVES and node.domain == "" and node.graph is graph
+
+
+def _exits(
+    members: Collection[ir.Node], inside: Collection[ir.Node], new: Mapping[ir.Value, ir.Value]
+) -> Iterator[ir.Value]:
+    """Yield the values that leave a region, in an order that does not depend on the graph's."""
+    found = [
+        value
+        for node in members
+        for value in node.outputs
+        if value.is_graph_output() or any(use.node not in inside for use in value._uses)
+    ]
+    order = {value: index for index, value in enumerate(new)}
+    below = {value: _origin(value, order) for value in found}
+    yield from sorted(found, key=lambda value: below[value])
+
+
+def _origin(value: ir.Value, order: Mapping[ir.Value, int]) -> int:
+    """Return which of the old values a value of the margin below is a view of."""
+    seen: ir.Value | None = value
+    while seen is not None and seen not in order:
+        node = seen.producer()
+        seen = None if node is None or not node.inputs else node.inputs[0]
+    return len(order) if seen is None else order[seen]
+
+
+def _prelude(
+    inputs: Sequence[ir.Value], shared: Collection[ir.Node], constant: Collection[ir.Node]
+) -> _Part:
+    """Return what computes, once, the inputs that are sizes or that other places share."""
+    wanted = [value for value in inputs if value.producer() in shared or _is_size(value)]
+    members: set[ir.Node] = set()
+    pending = list(wanted)
+    while pending:
+        value = pending.pop()
+        node = value.producer()
+        if node is None or node in members:
+            continue
+        if not (node in shared or node in constant or _is_size(value)):
+            continue
+        members.add(node)
+        if len(members) > _MAX_NODES:
+            raise CannotMeasure("sizes are computed by too many operators")
+        pending += [item for item in node.inputs if item is not None]
+    part = _Part(members, {}, tuple(value for value in wanted if value.producer() in members))
+    part.trace()
+    return part
+
+
+def _is_size(value: ir.Value) -> bool:
+    """Whether a value is a number or a list of numbers that stands for sizes or axes."""
+    integer = value.dtype is not None and value.dtype.is_integer()
+    return integer and value.shape is not None and len(value.shape) <= 1
+
+
+def _above(value: ir.Value) -> set[ir.Node]:
+    """Return the nodes that a value is computed by."""
+    found: set[ir.Node] = set()
+    pending = [value.producer()]
+    while pending:
+        node = pending.pop()
+        if node is not None and node not in found:
+            found.add(node)
+            pending += [item.producer() for item in node.inputs if item is not None]
+        if len(found) > _MAX_NODES:
+            raise CannotMeasure("a size is known too far down")
+    return found
+
+
+@dataclass(eq=False)
+class _Part:
+    """Some nodes as a model of their own.
+
+    Attributes:
+        members: The nodes.
+        swap: What is taken in place of a value.
+        exits: The outputs, before `swap`.
+        nodes: The members that the exits need, in canonical order; set by `trace`.
+        inputs: Values that enter; set by `trace`.
+        constants: Constants that enter, with their tensors; set by `trace`.
+    """
+
+    members: set[ir.Node]
+    swap: Mapping[ir.Value, ir.Value]
+    exits: tuple[ir.Value, ...]
+    nodes: list[ir.Node] = field(default_factory=list)
+    inputs: list[ir.Value] = field(default_factory=list)
+    constants: dict[ir.Value, ir.TensorProtocol] = field(default_factory=dict)
+
+    def seen(self, value: ir.Value) -> ir.Value:
+        """Return what stands for a value on this side of the rewrite."""
+        return self.swap.get(value, value)
+
+    def trace(self) -> None:
+        """Walk up from the exits; the order depends on the structure alone."""
+        done: set[ir.Value] = set()
+        placed: set[ir.Node] = set()
+        pending = [(self.seen(value), False) for value in reversed(self.exits)]
+        while pending:
+            value, ready = pending.pop()
+            node = value.producer()
+            if ready:
+                assert node is not None
+                if node not in placed:
+                    placed.add(node)
+                    self.nodes.append(node)
+            elif value not in done:
+                done.add(value)
+                tensor = _tensor(value)
+                if tensor is not None:
+                    self.constants[value] = tensor
+                elif node in self.members and node is not None:
+                    _check_attributes(node)
+                    above = [self.seen(item) for item in node.inputs if item is not None]
+                    pending.append((value, True))
+                    pending += [(item, False) for item in reversed(above)]
+                else:
+                    self.inputs.append(value)
+
+
+def _model(
+    part: _Part,
+    names: Mapping[ir.Value, str],
+    opset_imports: Mapping[str, int],
+    *,
+    values: bool = True,
+) -> ir.Model:
+    """Copy some nodes into a model.
+
+    Args:
+        part: The nodes.
+        names: Those of its inputs, and of outputs that have to bear one.
+        opset_imports: Version of each domain.
+        values: Whether large weights are numbers; else they are zeros, which take no memory.
+    """
+    copies: dict[ir.Value, ir.Value] = {}
+    rng = np.random.default_rng(1) if values else None
+
+    def copy(value: ir.Value, name: str) -> ir.Value:
+        copies[value] = ir.Value(name=name, shape=value.shape, type=value.type)
+        return copies[value]
+
+    inputs = [copy(value, names[value]) for value in part.inputs]
+    weights = []
+    for index, (value, tensor) in enumerate(part.constants.items()):
+        made = copy(value, f"w{index}")
+        made.const_value = _stand_in(tensor, rng)
+        made.shape, made.dtype = ir.Shape(tensor.shape.numpy()), tensor.dtype
+        weights.append(made)
+    nodes = [
+        ir.Node(
+            node.domain,
+            node.op_type,
+            [None if value is None else copies[part.seen(value)] for value in node.inputs],
+            node.attributes.values(),
+            outputs=[
+                copy(value, "" if value.name == "" else names.get(value, f"v{index}_{place}"))
+                for place, value in enumerate(node.outputs)
+            ],
+            name=f"n{index}",
+        )
+        for index, node in enumerate(part.nodes)
+    ]
+    outputs = [copies[part.seen(value)] for value in part.exits]
+    opsets = {"": 1, **opset_imports}
+    graph = ir.Graph(
+        inputs, outputs, nodes=nodes, initializers=weights, opset_imports=opsets, name="region"
+    )
+    return ir.Model(graph, ir_version=10)
+
+
+def _check_attributes(node: ir.Node) -> None:
+    for attribute in node.attributes.values():
+        if attribute.is_ref():
+            raise CannotMeasure("it is part of a function")
+        if attribute.type in (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS):
+            raise CannotMeasure("it holds a subgraph")
+
+
+def _check_types(values: Iterable[ir.Value]) -> None:
+    for value in values:
+        if value.dtype is None or value.dtype is ir.DataType.STRING:
+            raise CannotMeasure("a type is unknown or not numeric")
+
+
+def _check_size(sample: Sample, before: _Part, after: _Part, prelude: _Part) -> None:
+    parts, size = (before, after, prelude), 0
+    for value in dict.fromkeys(value for part in parts for value in part.inputs):
+        if value not in prelude.exits:
+            bits = 8 if value.dtype is None else max(value.dtype.bitwidth, 8)
+            size += int(np.prod(sample.shape(value))) * bits // 8
+    size += sum(tensor.nbytes for part in parts for tensor in part.constants.values())
+    if size > _MAX_BYTES:
+        raise CannotMeasure("the region is too large")
+
+
+def _stand_in(tensor: ir.TensorProtocol, rng: np.random.Generator | None) -> ir.TensorProtocol:
+    """Return a small tensor itself; for a large one, which is not read, numbers or zeros."""
+    from burnish.backends.measure import random_array
+
+    if tensor.nbytes <= _REAL_BYTES:
+        return tensor
+    shape = tensor.shape.numpy()
+    if rng is None:
+        array = np.zeros(shape, tensor.dtype.numpy())
+    else:  # the same few again and again: drawing millions takes longer than timing
+        array = np.resize(random_array(rng, "", tensor.dtype, (_REAL_BYTES,)), shape)
+    return ir.tensor(array, dtype=tensor.dtype)
+
+
+# --- what tells it apart -------------------------------------------------------------------------
+
+
+def _key(
+    sample: Sample,
+    opset_imports: Mapping[str, int],
+    inputs: Sequence[ir.Value],
+    computed: Collection[ir.Value],
+    before: _Part,
+    after: _Part,
+) -> str:
+    """Digest two sides; equal for the same layer of a model again."""
+    symbols: dict[str, int] = {}
+
+    def shape(value: ir.Value) -> list[int | str]:
+        dims = () if value.shape is None else value.shape.dims
+        # By the order in which they occur: layers name what they infer by themselves.
+        return [
+            dim if isinstance(dim, int) else f"s{symbols.setdefault(str(dim), len(symbols))}"
+            for dim in dims
+        ]
+
+    def size(value: ir.Value) -> tuple[int, ...] | None:
+        try:
+            return sample.shape(value)
+        except CannotMeasure:
+            if value not in computed:
+                raise
+            return None
+
+    text = [repr([(str(v.dtype), shape(v), size(v)) for v in inputs])]
+    for part in (before, after):
+        number = {value: f"x{index}" for index, value in enumerate(inputs)}
+        for value, tensor in part.constants.items():
+            number[value] = f"w{len(number)}"
+            text.append(repr((str(tensor.dtype), tensor.shape.numpy(), _numbers(tensor))))
+        for node in part.nodes:
+            number |= {value: f"v{len(number) + i}" for i, value in enumerate(node.outputs)}
+        for node in part.nodes:
+            given = [v if v is None else number[part.seen(v)] for v in node.inputs]
+            attributes = sorted((a.name, _attribute(a)) for a in node.attributes.values())
+            made = [number[value] for value in node.outputs]
+            version = opset_imports.get(node.domain, 1)
+            text.append(repr((node.domain, node.op_type, version, given, attributes, made)))
+        text.append(repr([number[part.seen(value)] for value in part.exits]))
+    return hashlib.sha256("\n".join(text).encode()).hexdigest()[:32]
+
+
+def _numbers(tensor: ir.TensorProtocol) -> str:
+    if not tensor.dtype.is_integer() or tensor.size > _KEY_ELEMENTS:
+        return ""
+    return str(tensor.numpy().tolist())
+
+
+def _attribute(attribute: ir.Attr) -> str:
+    if attribute.type == ir.AttributeType.TENSOR:
+        tensor = attribute.as_tensor()
+        return repr((str(tensor.dtype), tensor.shape.numpy(), _numbers(tensor)))
+    return str(attribute.value)
