@@ -31,12 +31,14 @@ class Fuse(Group):
         from burnish.passes.fuse.apart import KeepApart
         from burnish.passes.fuse.attention import FuseAttention
         from burnish.passes.fuse.attention_opset import AttentionOpset
+        from burnish.passes.fuse.channel_affine import FuseChannelAffine
         from burnish.passes.fuse.gemm import FuseGemm
         from burnish.passes.fuse.linear import COPIED_BYTES
         from burnish.passes.fuse.norm import FuseNorm
         from burnish.passes.fuse.pad import FusePad
         from burnish.passes.fuse.quantized import FuseQuantized
         from burnish.passes.fuse.rotary import FuseRotary
+        from burnish.passes.fuse.shuffle import FuseShuffle
         from burnish.passes.layout import Layout
         from burnish.passes.upgrade import Upgrade
 
@@ -52,7 +54,9 @@ class Fuse(Group):
             Layout(),
             FusePad(),
             FuseAffine(),
+            FuseShuffle(),
             FuseGemm(),
+            FuseChannelAffine(),
             KeepApart(),
             Cleanup(),
         )

@@ -37,9 +37,12 @@ def test_it_is_a_group_of_passes_with_text_forms() -> None:
         "fuse-activation",
         "fuse-attention",
         "fuse-rotary",
+        "fuse-quantized",
         "fuse-pad",
         "fuse-affine",
+        "fuse-shuffle",
         "fuse-gemm",
+        "fuse-channel-affine",
     ]
     assert Pipeline.parse(str(Pipeline(members))) == Pipeline(members)
 

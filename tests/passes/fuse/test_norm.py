@@ -13,7 +13,10 @@ from collections.abc import Callable
 import onnx_ir as ir
 import pytest
 
-from burnish.passes.fuse.norm import FuseNorm, layer_norm, norm_bias, norm_scale, rms_norm
+from burnish.passes.fuse.layer_norm import layer_norm
+from burnish.passes.fuse.norm import FuseNorm
+from burnish.passes.fuse.norm_affine import norm_bias, norm_scale
+from burnish.passes.fuse.rms_norm import rms_norm
 from burnish.testing import assert_refuses, assert_rewrites, assert_same_outputs, parse, run_pass
 
 Freeze = Callable[..., ir.Model]
@@ -94,7 +97,7 @@ def test_axes_as_an_attribute(freeze: Freeze, axes: str, dtype: str) -> None:
 @pytest.mark.parametrize(
     ("mean", "variance", "reason"),
     [
-        ("<axes=[1]>(x)", "<axes=[1]>(q)", "the mean is not over the last axes"),
+        ("<axes=[0]>(x)", "<axes=[0]>(q)", "the mean is not over the last axes"),
         ("(x)", "(q)", "the mean is over everything"),
         ("<axes=[-1]>(x)", "<axes=[1, 2]>(q)", "the mean and the variance are over different axes"),
     ],
@@ -144,6 +147,51 @@ def test_before_its_opset_nothing_is_fused(freeze: Freeze) -> None:
     assert "LayerNormalization" not in fused(freeze(SIGNATURE + body, opset=16, **NUMBERS))
 
 
+# As Keras folds the scale, and as JAX computes the variance.
+FOLDED = {
+    "negative mean": "n = Neg(m) t = Mul(n, s) u = Add(t, b)",
+    "bias first": "t = Mul(m, s) u = Sub(b, t)",
+}
+VARIANCES = {
+    "of what is centred": "d = Sub(x, m) q = Mul(d, d) v = ReduceMean(q, last)",
+    "of squares": "q = Mul(x, x) e = ReduceMean(q, last) n = Mul(m, m) v = Sub(e, n)",
+    "of squares, at least 0": (
+        "q = Pow(x, two) e = ReduceMean(q, last) n = Mul(m, m) o = Sub(e, n) v = Relu(o)"
+    ),
+}
+
+
+@pytest.mark.parametrize("shift", FOLDED)
+@pytest.mark.parametrize("scale", ["r = Reciprocal(sq) s = Mul(r, w)", "s = Reciprocal(sq)"])
+def test_scale_and_bias_folded_into_one_product(freeze: Freeze, shift: str, scale: str) -> None:
+    body = (
+        f"{{ m = ReduceMean(x, last) {VARIANCES['of what is centred']} ve = Add(v, eps)"
+        f" sq = Sqrt(ve) {scale} p = Mul(x, s) {FOLDED[shift]} y = Add(p, u) }}"
+    )
+    assert fused(freeze(SIGNATURE + body, opset=18, **NUMBERS)) == ["LayerNormalization"]
+
+
+@pytest.mark.parametrize("variance", VARIANCES)
+def test_the_variance_in_other_spellings(freeze: Freeze, variance: str) -> None:
+    body = (
+        f"{{ m = ReduceMean(x, last) {VARIANCES[variance]} ve = Add(v, eps) s = Sqrt(ve)"
+        " i = Reciprocal(s) k = Mul(i, w) c = Sub(x, m) z = Mul(c, k) y = Add(z, b) }"
+    )
+    assert fused(freeze(SIGNATURE + body, opset=18, **NUMBERS)) == ["LayerNormalization"]
+
+
+@pytest.mark.parametrize("dtype", ["float", "float16"])
+def test_channels_are_normalized_between_transposes(freeze: Freeze, dtype: str) -> None:
+    text = (
+        "g (float[N,6,5,4] x, int64[1] one, float two, float eps, float[6,1,1] w,"
+        " float[1,6,1,1] b) => (float[N,6,5,4] y)"
+        "{ m = ReduceMean(x, one) d = Sub(x, m) q = Pow(d, two) v = ReduceMean(q, one)"
+        " ve = Add(v, eps) s = Sqrt(ve) z = Div(d, s) zw = Mul(z, w) y = Add(zw, b) }"
+    )
+    model = freeze(text.replace("float", dtype), one=1, two=2, eps=1e-3)
+    assert fused(model) == ["Transpose", "LayerNormalization", "Transpose"]
+
+
 # --- rms-norm ----------------------------------------------------------------------------------
 
 
@@ -184,6 +232,18 @@ def test_a_mean_that_drops_its_axis_is_refused(freeze: Freeze) -> None:
     )
     model = freeze((SIGNATURE + body).replace("3,5,8", "8,8,8"), opset=18, **NUMBERS)
     assert_refuses(rms_norm, model, "the mean drops its axes")
+
+
+def test_rms_of_channels_between_transposes(freeze: Freeze) -> None:
+    model = freeze(
+        "g (float[N,6,5,4] x, int64[1] one, float eps, float[1,6,1,1] w) => (float[N,6,5,4] y)"
+        "{ q = Mul(x, x) v = ReduceMean(q, one) ve = Add(v, eps) s = Sqrt(ve) i = Reciprocal(s)"
+        " k = Mul(i, w) y = Mul(x, k) }",
+        opset=23,
+        one=1,
+        eps=1e-3,
+    )
+    assert fused(model) == ["Transpose", "RMSNormalization", "Transpose"]
 
 
 # --- norm-scale, norm-bias ---------------------------------------------------------------------
