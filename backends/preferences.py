@@ -51,6 +51,9 @@ PREFERENCES: dict[str, Preferences] = {
         Preference("microsoft.MultiHeadAttention", False, 0.97),
         Preference("AveragePool-19", False, 0.88),
         Preference("microsoft.SkipLayerNormalization", False, 0.89, _FLOAT),
+        Preference("merged.MatMul", False, 0.97),
+        Preference("merged.Gemm", False),
+        Preference("merged.Conv", False, 0.98),
     ),
 }
 """The table, by name of the target. The first entry that covers an operator counts."""

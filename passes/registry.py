@@ -44,6 +44,7 @@ BUILT_IN: dict[str, str] = {
     "fuse-rotary": "burnish.passes.fuse.rotary:FuseRotary",
     "layout": "burnish.passes.layout:Layout",
     "fuse-shuffle": "burnish.passes.fuse.shuffle:FuseShuffle",
+    "merge-products": "burnish.passes.fuse.merge:MergeProducts",
     "keep-apart": "burnish.passes.fuse.apart:KeepApart",
     "prune": "burnish.passes.prune:Prune",
     "quant": "burnish.passes.quant:Quant",

@@ -34,6 +34,7 @@ class Fuse(Group):
         from burnish.passes.fuse.channel_affine import FuseChannelAffine
         from burnish.passes.fuse.gemm import FuseGemm
         from burnish.passes.fuse.linear import COPIED_BYTES
+        from burnish.passes.fuse.merge import MergeProducts
         from burnish.passes.fuse.norm import FuseNorm
         from burnish.passes.fuse.pad import FusePad
         from burnish.passes.fuse.quantized import FuseQuantized
@@ -57,6 +58,7 @@ class Fuse(Group):
             FuseShuffle(),
             FuseGemm(),
             FuseChannelAffine(),
+            MergeProducts(),
             KeepApart(),
             Cleanup(),
         )
