@@ -25,6 +25,7 @@ _COMMANDS = {
     "optimize": "burnish.tools.optimize:command",
     "inspect": "burnish.tools.inspect:command",
     "passes": "burnish.tools.passes:command",
+    "calibrate": "burnish.tools.calibrate:command",
     "bench": "burnish.tools.bench:command",
     "bisect": "burnish.tools.bisect:command",
     "zoo": "burnish.tools.zoo_command:command",

@@ -276,3 +276,55 @@ def calibrate(
             stability[name] = Stability.of(each, whole, kept)
     adequacy = Adequacy.of(stability, found.samples)
     return Ranges(values, method, found.samples, found.digest, adequacy)
+
+
+def float_values(model: ir.Model) -> list[str]:
+    """Return the names of the float values that change with the input, in order.
+
+    They are inputs and outputs of nodes of the main graph of a model whose types were inferred;
+    what follows from constants alone is left out.
+    """
+    varying = dict.fromkeys(v for v in model.graph.inputs if not v.is_initializer())
+    for node in model.graph:
+        # A node without inputs that draws random numbers varies as well.
+        if node.op_type.startswith("Random") or any(v in varying for v in _taken(node)):
+            varying.update(dict.fromkeys(node.outputs))
+    return [
+        value.name
+        for value in varying
+        if value.name
+        and value.dtype in (ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
+        and isinstance(value.type, ir.TensorType)
+    ]
+
+
+def fed_to_channels(model: ir.Model) -> list[str]:
+    """Return the names of values that a Conv or Gemm of the main graph takes.
+
+    Their channel means let biases make up for the mean error of the weights.
+    """
+    known = set(float_values(model))
+    found: dict[str, None] = {}
+    for node in model.graph:
+        if node.op_type in ("Conv", "Gemm") and node.domain == "" and node.inputs[0] is not None:
+            name = node.inputs[0].name or ""
+            if name in known:
+                found[name] = None
+    return list(found)
+
+
+def _taken(node: ir.Node) -> Iterable[ir.Value]:
+    """Yield what a node takes, its subgraphs included."""
+    yield from (value for value in node.inputs if value is not None)
+    for attribute in node.attributes.values():
+        for graph in _graphs(attribute):
+            for inner in graph:
+                yield from _taken(inner)
+
+
+def _graphs(attribute: ir.Attr) -> Sequence[ir.Graph]:
+    if attribute.is_ref():
+        return ()
+    if attribute.type is ir.AttributeType.GRAPH:
+        return (attribute.as_graph(),)
+    return attribute.as_graphs() if attribute.type is ir.AttributeType.GRAPHS else ()

@@ -1,0 +1,199 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`burnish calibrate` as a user meets it."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+
+from burnish.passes.quant.observers import METHODS
+from burnish.passes.quant.ranges import Ranges, fed_to_channels, float_values
+from burnish.passes.shapes import infer_shapes
+from burnish.testing import parse
+from burnish.tools import cli
+from burnish.tools.calibrate import _METHODS
+
+
+class Result(NamedTuple):
+    code: int
+    out: str
+    err: str
+
+
+Run = Callable[..., Result]
+
+
+@pytest.fixture
+def run(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Run:
+    """Run `burnish`, or another console script, in this process and a folder of its own."""
+    monkeypatch.chdir(tmp_path)
+
+    def invoke(*words: object, script: str = "burnish") -> Result:
+        monkeypatch.setattr(sys, "argv", [script, *map(str, words)])
+        monkeypatch.setenv("COLUMNS", "300")
+        with pytest.raises(SystemExit) as leave:
+            {"optimize": cli.optimize_main, "burnish": cli.main}[script]()
+        out, err = capfd.readouterr()
+        assert isinstance(leave.value.code, int)
+        return Result(leave.value.code, out, err)
+
+    return invoke
+
+
+MODEL = """g (float[N,8,6,6] x) => (float[N,8,6,6] y) {
+    i = Identity(x)
+    c = Conv(i, w)
+    y = Softplus(c)
+}"""
+
+
+def add(folder: Path, name: str, count: int = 16) -> None:
+    """Write a model and samples, as files and as a function that fails when told to."""
+    rng = np.random.default_rng(0)
+    weights = ", ".join(map(str, rng.normal(0, 0.3, 64).round(3)))
+    model = parse(MODEL.replace("{", f"<float[8,8,1,1] w = {{{weights}}}> {{", 1))
+    ir.save(model, folder / f"{name}.onnx")
+    (folder / "samples").mkdir()
+    for index in range(count):
+        sample = rng.normal(0, 1, (2, 8, 6, 6)).astype(np.float32)
+        np.savez(folder / "samples" / f"{index:02}.npz", x=sample)
+    (folder / f"{name}_samples.py").write_text(
+        "import pathlib, numpy as np\n"
+        "def feeds():\n"
+        "    for index, path in enumerate(sorted(pathlib.Path('samples').glob('*.npz'))):\n"
+        "        if pathlib.Path('stop').exists() and index == 9:\n"
+        "            raise RuntimeError('out of power')\n"
+        "        yield dict(np.load(path))\n"
+    )
+
+
+def test_methods_are_those_there_are() -> None:
+    assert list(METHODS) == _METHODS
+
+
+def test_ranges_are_found_and_used(run: Run, tmp_path: Path) -> None:
+    add(tmp_path, "m")
+    done = run("calibrate", "m.onnx", "--calib", "samples")
+    assert done.code == 0
+    assert done.err == ""
+    assert "wrote m.ranges.json: 4 ranges, percentile 99.99, in " in done.out
+    assert "16 samples: 0 of 4 ranges differ between halves" in done.out
+    assert sorted(p.name for p in tmp_path.glob("m.*")) == ["m.onnx", "m.ranges.json"]
+    first = (tmp_path / "m.ranges.json").read_bytes()
+    assert run("calibrate", "m.onnx", "--calib", "samples", "-q").out == ""
+    assert (tmp_path / "m.ranges.json").read_bytes() == first
+    found = Ranges.load(tmp_path / "m.ranges.json")
+    assert list(found.values) == ["x", "i", "c", "y"]
+    assert found.values["i"].mean is not None
+    passes = "fuse,quant-static{ranges=m.ranges.json}"
+    direct, by_file = tmp_path / "direct.onnx", tmp_path / "by_file.onnx"
+    run("m.onnx", "--passes", passes, "-o", by_file, script="optimize")
+    words = ("--passes", "fuse,quant-static", "--calib", "samples", "-o", direct)
+    run("m.onnx", *words, script="optimize")
+    # `fuse` drops the Identity, so the file lacks the channel means of x.
+    assert by_file.stat().st_size > 0
+    run("calibrate", "m.onnx", "--calib", "samples", "--passes", "fuse")
+    run("m.onnx", "--passes", passes, "-o", by_file, script="optimize")
+    assert by_file.read_bytes() == direct.read_bytes()
+
+
+def test_a_cache_for_tensorrt(run: Run, tmp_path: Path) -> None:
+    add(tmp_path, "m")
+    done = run("calibrate", "m.onnx", "--calib", "samples", "--method", "minmax", "-o", "m.cache")
+    assert done.code == 0
+    lines = (tmp_path / "m.cache").read_text().splitlines()
+    assert lines[0].startswith("TRT-")
+    assert [line.partition(": ")[0] for line in lines[1:]] == ["x", "i", "c", "y"]
+
+
+def test_interrupted_and_resumed_gives_the_same_bytes(run: Run, tmp_path: Path) -> None:
+    add(tmp_path, "resumed")
+    words = ("calibrate", "resumed.onnx", "--calib", "resumed_samples:feeds", "--every", 0)
+    assert run(*words, "-o", "whole.json").code == 0
+    (tmp_path / "stop").touch()
+    failed = run(*words, "-o", "r.json")
+    assert failed.code == 2
+    assert "out of power" in failed.err
+    assert (tmp_path / "r.json.part").exists()
+    assert not (tmp_path / "r.json").exists()
+    (tmp_path / "stop").unlink()
+    other = run(*words, "-o", "r.json", "--resume", "--method", "entropy")
+    assert other.code == 2
+    assert "the model or an option has changed; leave out --resume" in other.err
+    assert run(*words, "-o", "r.json", "--resume").code == 0
+    assert (tmp_path / "r.json").read_bytes() == (tmp_path / "whole.json").read_bytes()
+    assert not (tmp_path / "r.json.part").exists()
+
+
+def test_bad_input(run: Run, tmp_path: Path) -> None:
+    add(tmp_path, "m")
+    (tmp_path / "integers.onnx").write_bytes(b"")
+    ir.save(parse("g (int64[N] x) => (int64[N] y) { y = Neg(x) }"), tmp_path / "integers.onnx")
+    np.savez(tmp_path / "integers.npz", x=np.zeros((2, 3), np.int64))
+    np.savez(tmp_path / "nan.npz", x=np.full((2, 2, 8, 6, 6), np.nan, np.float32))
+    for words, message in (
+        (("m.onnx", "--calib", ""), "the name of the calibration data is empty"),
+        (("m.onnx", "--calib", "nowhere"), "is neither a folder"),
+        (("m.onnx", "--calib", "nan.npz"), "contains NaN"),
+        (("integers.onnx", "--calib", "integers.npz"), "has no float values"),
+        (("m.onnx", "--calib", "samples", "-o", "samples"), "output samples is a folder"),
+        (("m.onnx", "--calib", "samples", "-o", "no/r.json"), "output folder no does not exist"),
+        (("m.onnx", "--calib", "samples", "-o", "m.onnx"), "output m.onnx is the input"),
+        (("m.onnx",), "--calib"),
+    ):
+        before = sorted(tmp_path.rglob("*"))
+        done = run("calibrate", *words)
+        assert done.code == 2, words
+        assert message in done.err
+        assert done.err.count("\n") == 1
+        assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_model_quantized_in_part_is_noted(run: Run, tmp_path: Path) -> None:
+    text = """g (float[N,4] x) => (float[N,4] y) <float s = {0.1}, uint8 z = {128}> {
+        q = QuantizeLinear(x, s, z)
+        d = DequantizeLinear(q, s, z)
+        y = Relu(d)
+    }"""
+    ir.save(parse(text), tmp_path / "m.onnx")
+    np.savez(tmp_path / "s.npz", x=np.random.default_rng(0).normal(0, 1, (4, 2, 4)).astype("f4"))
+    done = run("calibrate", "m.onnx", "--calib", "s.npz")
+    assert done.code == 0
+    noted = "note: the model is already quantized (1 DequantizeLinear, 1 QuantizeLinear)"
+    assert f"{noted}: ranges are of what is float" in done.out
+    assert list(Ranges.load(tmp_path / "m.ranges.json").values) == ["x", "d", "y"]
+
+
+def test_one_sample_and_constants_are_noted(run: Run, tmp_path: Path) -> None:
+    ir.save(parse("g (float[N,4] x) => (float[N,4] y) { y = Relu(x) }"), tmp_path / "m.onnx")
+    np.savez(tmp_path / "s.npz", x=np.full((1, 2, 4), -1, np.float32))
+    done = run("calibrate", "m.onnx", "--calib", "s.npz")
+    assert "note: there is one calibration sample" in done.out
+    assert "note: one number only on the calibration data: 'x' and 1 more values" in done.out
+    assert json.loads((tmp_path / "m.ranges.json").read_text())["adequacy"] is None
+
+
+def test_which_values_are_calibrated() -> None:
+    text = """g (float[N,4] x, bool c, int64 n) => (float[N,4] y)
+        <float[4,4] w = {1, 2, 3, 4, 1, 2, 3, 4, 1, 2, 3, 4, 1, 2, 3, 4}> {
+        k = Transpose(w)
+        r = RandomNormal <shape = [4]> ()
+        h = Gemm(x, k)
+        b = If (c) <
+            then_branch = t () => (float[N,4] p) { p = Neg(h) },
+            else_branch = e () => (float[N,4] q) { q = Identity(h) }
+        >
+        s = Shape(b)
+        y = Add(b, r)
+    }"""
+    model = parse(text)
+    infer_shapes(model)
+    assert float_values(model) == ["x", "r", "h", "b", "y"]
+    assert fed_to_channels(model) == ["x"]
