@@ -21,6 +21,7 @@ from burnish.backends.target import MICROSOFT, Target
 from burnish.passes.edit import names_of, remove_unused, replace_value
 from burnish.passes.fuse.rescale import LAZY_BYTES
 from burnish.passes.quant.blocks import Array, BlockScheme, fit_blocks, pack, pieces
+from burnish.passes.quant.insert import add_tensor
 from burnish.passes.quant.weighted import Weights, weights_of
 
 LEAST_BLOCK = 16
@@ -175,15 +176,7 @@ class Form(ABC):
 
     def hold(self, name: str, tensor: ir.TensorProtocol) -> ir.Value:
         """Add a tensor to the main graph, where subgraphs see it too."""
-        tensor.name = names_of(self.model.graph).fresh(name)
-        value = ir.Value(
-            name=tensor.name,
-            shape=ir.Shape(tensor.shape.numpy()),
-            type=ir.TensorType(tensor.dtype),
-            const_value=tensor,
-        )
-        self.model.graph.register_initializer(value)
-        return value
+        return add_tensor(self.model.graph, name, tensor)
 
     def emit(
         self,
