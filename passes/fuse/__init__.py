@@ -32,6 +32,7 @@ class Fuse(Group):
         from burnish.passes.fuse.attention import FuseAttention
         from burnish.passes.fuse.attention_opset import AttentionOpset
         from burnish.passes.fuse.channel_affine import FuseChannelAffine
+        from burnish.passes.fuse.conv import FuseConv
         from burnish.passes.fuse.gemm import FuseGemm
         from burnish.passes.fuse.linear import COPIED_BYTES
         from burnish.passes.fuse.merge import MergeProducts
@@ -56,6 +57,7 @@ class Fuse(Group):
             FusePad(),
             FuseAffine(),
             FuseShuffle(),
+            FuseConv(),
             FuseGemm(),
             FuseChannelAffine(),
             MergeProducts(),

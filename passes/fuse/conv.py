@@ -1,0 +1,26 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Convolutions and what stands between them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from burnish.passes.base import Group, Pass
+
+
+@dataclass(frozen=True)
+class FuseConv(Group):
+    """Merge convolutions and gates, and keep what lies between in the runtime's own layout.
+
+    Behind `fuse-affine`: what a convolution takes in needs no other form.
+    """
+
+    name: ClassVar[str] = "fuse-conv"
+
+    def expand(self) -> tuple[Pass, ...]:
+        """Return the passes in order."""
+        from burnish.passes.fuse.blocked import FuseBlocked
+        from burnish.passes.fuse.gate import FuseGate
+
+        return (FuseGate(), FuseBlocked())

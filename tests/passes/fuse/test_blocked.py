@@ -1,0 +1,110 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What lies between convolutions stays in the runtime's blocked layout, or the rule says why not.
+
+Numbers are compared with the runtime's own optimizations off, within `numeric.TOLERANCES`: relative
+1e-4 for float32.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import onnx
+import onnx_ir as ir
+import pytest
+
+from burnish.passes.fuse.blocked import FuseBlocked, shift_between_convs
+from burnish.testing import assert_refuses, assert_same_outputs, run_pass
+
+Freeze = Callable[..., ir.Model]
+
+_IO = "(float[1,16,H,W] x, float[16,16,1,1] w, float[16,1,3,3] d, float[16] b, float[16,1,1] c"
+_OUT = "(float[1,16,H,W] y)"
+_FIRST = "t = Conv(x, w, b)  h = HardSwish(t)"
+_LAST = "Conv<group = 16, pads = [1, 1, 1, 1]>"
+
+
+def _model(freeze: Freeze, body: str, more: str = "", out: str = _OUT) -> ir.Model:
+    return freeze(f"g {_IO}{more}) => {out} {{ {body} }}")
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        f"{_FIRST}  s = Add(h, c)  y = {_LAST}(s, d)",
+        f"t = Conv(x, w, b)  h = Relu(t)  s = Sub(h, c)  y = {_LAST}(s, d)",
+    ],
+)
+def test_a_shift_becomes_a_batch_normalization(freeze: Freeze, body: str) -> None:
+    before = _model(freeze, body)
+    after = before.clone()
+    run_pass(shift_between_convs, after)
+    kinds = [node.op_type for node in after.graph]
+    assert kinds.count("BatchNormalization") == 1
+    assert not {"Add", "Sub"}.intersection(kinds)
+    assert_same_outputs(before, after)
+
+
+def test_a_scale_that_others_use_is_taken_in_and_folds_into_them(freeze: Freeze) -> None:
+    body = f"{_FIRST}  m = Mul(h, a)  s = Add(m, c)  y = {_LAST}(s, d)  z = Conv(m, v)"
+    more = ", float[16,1,1] a, float[8,16,1,1] v"
+    out = "(float[1,16,H,W] y, float[1,8,H,W] z)"
+    before = _model(freeze, body, more, out)
+    after = before.clone()
+    run_pass(FuseBlocked(), after)
+    assert Counter(node.op_type for node in after.graph) == {
+        "Conv": 3,
+        "HardSwish": 1,
+        "BatchNormalization": 1,
+    }
+    assert_same_outputs(before, after)
+
+
+def test_the_runtime_then_reorders_once_on_each_side(freeze: Freeze, tmp_path: Path) -> None:
+    def reorders(model: ir.Model) -> int:
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.optimized_model_filepath = str(tmp_path / "optimized.onnx")
+        options.log_severity_level = 3
+        onnxruntime.InferenceSession(
+            ir.to_proto(model).SerializeToString(), options, ["CPUExecutionProvider"]
+        )
+        found = onnx.load(options.optimized_model_filepath).graph.node
+        return sum(node.op_type.startswith("Reorder") for node in found)
+
+    model = _model(freeze, f"{_FIRST}  s = Add(h, c)  y = {_LAST}(s, d)")
+    assert reorders(model) == 4
+    run_pass(shift_between_convs, model)
+    assert reorders(model) == 2
+
+
+@pytest.mark.parametrize(
+    ("body", "reason"),
+    [
+        (f"h = Sqrt(x)  s = Add(h, c)  y = {_LAST}(s, d)", "not the result of a convolution"),
+        (f"{_FIRST}  s = Add(h, c)  y = Sqrt(s)", "no convolution follows"),
+    ],
+)
+def test_refuses(freeze: Freeze, body: str, reason: str) -> None:
+    model = _model(freeze, body)
+    assert_refuses(shift_between_convs, model, reason)
+
+
+def test_refuses_a_constant_over_other_axes(freeze: Freeze) -> None:
+    body = f"{_FIRST}  s = Add(h, e)  y = {_LAST}(s, d)"
+    model = freeze(
+        "g (float[1,16,4,5] x, float[16,16,1,1] w, float[16,1,3,3] d, float[16] b, float[4,5] e)"
+        f" => (float[1,16,4,5] y) {{ {body} }}"
+    )
+    assert_refuses(shift_between_convs, model, "more than the channels")
+
+
+def test_refuses_other_types(freeze: Freeze) -> None:
+    model = freeze(
+        "g (float16[1,4,3,3] x, float16[4,4,1,1] w, float16[4,1,1] c) => (float16[1,4,3,3] y)"
+        "{ h = Conv(x, w)  s = Add(h, c)  y = Conv(s, w) }"
+    )
+    assert_refuses(shift_between_convs, model, "no blocked layout")
