@@ -8,7 +8,7 @@ configurations of transformers. `exported` gives the ONNX file of one, from the 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,12 +28,14 @@ class Network:
 
     Attributes:
         build: Makes the module with its inputs; deterministic.
-        fused: Operator -> how many layers of it there are.
+        fused: Operator -> how many of it there are, where the target wants it.
+        attentions: Attention layers.
     """
 
     name: str
     build: Callable[[], Example]
-    fused: Mapping[str, int] = field(default_factory=dict)
+    fused: Mapping[str, int]
+    attentions: int = 0
 
 
 # --- detectors ---------------------------------------------------------------------------------
@@ -395,46 +397,47 @@ def of_config(family: str, **sizes: Any) -> Example:
     )
 
 
-_SWIN = {"image_size": 32, "patch_size": 4, "embed_dim": 16, "window_size": 4}
+_CONVNEXT: dict[str, Any] = {"hidden_sizes": [8, 16], "depths": [1, 1], "num_stages": 2}
+_SWIN: dict[str, Any] = {"image_size": 32, "patch_size": 4, "embed_dim": 16, "window_size": 4}
+_SWIN |= {"depths": [2, 2], "num_heads": [2, 4]}
+_POOLFORMER: dict[str, Any] = {"hidden_sizes": [8, 16], "depths": [1, 1], "num_encoder_blocks": 2}
+_POOLFORMER |= {"patch_sizes": [7, 3], "strides": [4, 2], "padding": [2, 1], "mlp_ratio": 2.0}
+_REGNET: dict[str, Any] = {
+    "embedding_size": 8,
+    "hidden_sizes": [8, 16],
+    "depths": [1, 1],
+    "groups_width": 8,
+}
+
+_UNET = {"GroupNormalization": 8, "LayerNormalization": 3, "QuickGelu": 9, "Gelu": 1}
 
 NETWORKS: Mapping[str, Network] = {
     item.name: item
     for item in (
-        Network("yolov8", yolov8),
-        Network("yolov5", yolov5),
-        Network("unet", unet),
-        Network("stylizer", stylizer),
-        Network("mobilenet-v3", mobilenet_v3),
-        Network("shufflenet-v2", shufflenet_v2),
+        Network("yolov8", yolov8, {"QuickGelu": 22, "Conv": 27}),
+        Network("yolov5", yolov5, {"QuickGelu": 21, "Conv": 23}),
+        Network("unet", unet, _UNET, attentions=2),
+        Network("stylizer", stylizer, {"InstanceNormalization": 3, "Pad": 1}),
+        Network("mobilenet-v3", mobilenet_v3, {"Conv": 9, "HardSwish": 3, "HardSigmoid": 2}),
+        # Each shuffle is gathered in halves, but the last, which the convolution behind takes in.
+        Network("shufflenet-v2", shufflenet_v2, {"Conv": 11, "Gather": 4, "Transpose": 0}),
         Network(
             "convnext",
-            lambda: of_config("ConvNext", hidden_sizes=[8, 16], depths=[1, 1], num_stages=2),
+            lambda: of_config("ConvNext", **_CONVNEXT),
+            {"LayerNormalization": 4, "Gelu": 2},
         ),
-        Network("swin", lambda: of_config("Swin", **_SWIN, depths=[2, 2], num_heads=[2, 4])),
+        Network(
+            "swin",
+            lambda: of_config("Swin", **_SWIN),
+            {"LayerNormalization": 11, "Gelu": 4},
+            attentions=4,
+        ),
         Network(
             "poolformer",
-            lambda: of_config(
-                "PoolFormer",
-                hidden_sizes=[8, 16],
-                depths=[1, 1],
-                num_encoder_blocks=2,
-                patch_sizes=[7, 3],
-                strides=[4, 2],
-                padding=[2, 1],
-                mlp_ratio=2.0,
-            ),
+            lambda: of_config("PoolFormer", **_POOLFORMER),
+            {"GroupNormalization": 4, "Gelu": 2},
         ),
-        Network(
-            "regnet-y",
-            lambda: of_config(
-                "RegNet",
-                embedding_size=8,
-                hidden_sizes=[8, 16],
-                depths=[1, 1],
-                groups_width=8,
-                layer_type="y",
-            ),
-        ),
+        Network("regnet-y", lambda: of_config("RegNet", **_REGNET, layer_type="y"), {"Conv": 13}),
     )
 }
 
