@@ -199,7 +199,7 @@ def find(
     if not removed:
         raise CannotMeasure("nothing is removed")
     inside = {*removed, *made}
-    shared, constant = _computed_once(inside, inside)
+    shared, constant = _computed_once(removed, made)
     if any(value.producer() in shared for pair in pairs for value in pair):
         shared.clear()
     margin = _margin(new, removed, inside)
@@ -251,7 +251,7 @@ def _used_only_by(value: ir.Value, nodes: Collection[ir.Node]) -> bool:
 
 
 def _computed_once(
-    members: Collection[ir.Node], inside: Collection[ir.Node]
+    removed: Collection[ir.Node], made: Collection[ir.Node]
 ) -> tuple[set[ir.Node], set[ir.Node]]:
     """Return the nodes that other places have too, and share; and those of constants alone.
 
@@ -259,14 +259,15 @@ def _computed_once(
     """
     once: set[ir.Node] = set()
     constant: set[ir.Node] = set()
-    for node in _sorted(members):
+    inside = {*removed, *made}
+    for node in _sorted(inside):
         given = [v for v in node.inputs if v is not None and _tensor(v) is None]
         varying = [value for value in given if value.producer() not in constant]
         if not varying:
             constant.add(node)
         elif node.op_type in ("Shape", "Size") or all(
             value.producer() in once
-            or (value.producer() not in inside and _is_shared(value, inside))
+            or (value.producer() not in inside and _is_shared(value, removed, made))
             for value in varying
         ):
             once.add(node)
@@ -288,10 +289,15 @@ def _sorted(nodes: Collection[ir.Node]) -> list[ir.Node]:
     return list(placed)
 
 
-def _is_shared(value: ir.Value, inside: Collection[ir.Node]) -> bool:
-    """Whether a value has users of the same operators within a region and without."""
-    mine = {use.node.op_type for use in value._uses if use.node in inside}
-    return any(use.node.op_type in mine for use in value._uses if use.node not in inside)
+def _is_shared(value: ir.Value, removed: Collection[ir.Node], made: Collection[ir.Node]) -> bool:
+    """Whether a value has, elsewhere too, the users it has on one side of the rewrite."""
+    old: set[str] = set()
+    new: set[str] = set()
+    others: set[str] = set()
+    for use in value._uses:
+        kinds = old if use.node in removed else new if use.node in made else others
+        kinds.add(use.node.op_type)
+    return any(kinds and kinds <= others for kinds in (old, new))
 
 
 def _margin(

@@ -16,7 +16,7 @@ from burnish.passes.rule import NoMatch, Rule, RulePass, rule
 _FUSED = "SkipLayerNormalization"
 
 
-@rule
+@rule(may_lose=True)
 def add_before_norm(op: Any, a: Any, b: Any, scale: Any, bias: Any = optional()) -> Any:
     """LayerNormalization(Add(a, b)) -> LayerNormalization(Sum(a, b))."""
     total = op.Add(a, b)
