@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -146,11 +146,19 @@ def _compare(
     if expected.dtype.kind in "OUS":  # strings
         outside = float(np.mean(expected != actual)) if expected.size else 0.0
         return OutputDifference(name, dtype, outside=outside)
+    if _same_bits(expected, actual):
+        return OutputDifference(name, dtype)
     default = TOLERANCES.get(dtype, EXACT)
     tolerance = Tolerance(
         default.rtol if rtol is None else rtol, default.atol if atol is None else atol
     )
-    return _compare_numbers(name, dtype, _wide(expected), _wide(actual), tolerance)
+    return _compare_numbers(name, dtype, expected.reshape(-1), actual.reshape(-1), tolerance)
+
+
+def _same_bits(expected: Array, actual: Array) -> bool:
+    """Whether two arrays of one type and shape are the same, NaN included."""
+    bits = [np.ascontiguousarray(array).reshape(-1).view(np.uint8) for array in (expected, actual)]
+    return bool(np.array_equal(bits[0], bits[1]))
 
 
 def _wide(array: Array) -> NDArray[Any]:
@@ -163,38 +171,70 @@ def _wide(array: Array) -> NDArray[Any]:
 
 
 def _compare_numbers(
-    name: str, dtype: str, expected: NDArray[Any], actual: NDArray[Any], tolerance: Tolerance
+    name: str, dtype: str, expected: Array, actual: Array, tolerance: Tolerance
 ) -> OutputDifference:
-    finite = np.isfinite(expected)
-    if not np.array_equal(expected[~finite], actual[~finite], equal_nan=True):
-        kinds = f"{np.isnan(expected).sum()} NaN and {np.isinf(expected).sum()} infinite"
-        return OutputDifference(name, dtype, f"does not keep the {kinds} elements in place")
-    a, b = expected[finite], actual[finite]
-    if not np.isfinite(b).all():
-        bad = f"{np.isnan(b).sum()} NaN and {np.isinf(b).sum()} infinite elements"
-        return OutputDifference(name, dtype, f"has {bad} where there were none")
-    if a.size == 0:
+    count, peak, worst_ratio = 0, 0.0, 0.0
+    squares = np.zeros(3)  # of what was expected, of what was found, of the difference
+    product = 0.0
+    for a, b in _blocks(expected, actual):
+        finite = np.isfinite(a)
+        if not finite.all():
+            if not np.array_equal(a[~finite], b[~finite], equal_nan=True):
+                kinds = (
+                    f"{_count(np.isnan, expected)} NaN and {_count(np.isinf, expected)} infinite"
+                )
+                return OutputDifference(name, dtype, f"does not keep the {kinds} elements in place")
+            a, b = a[finite], b[finite]
+        if not np.isfinite(b).all():
+            bad = f"{_count(np.isnan, actual)} NaN and {_count(np.isinf, actual)} infinite elements"
+            return OutputDifference(name, dtype, f"has {bad} where there were none")
+        if a.size == 0:
+            continue
+        error, size = np.abs(b - a), np.abs(a)
+        count += a.size
+        squares += [float(np.vdot(v, v).real) for v in (a, b, error)]
+        product += float(np.vdot(a, b).real)
+        peak = max(peak, float(error.max()))
+        nonzero = size > 0
+        ratios = np.divide(error, size, out=np.zeros_like(error), where=nonzero)
+        worst_ratio = max(worst_ratio, float(ratios.max()))
+    if count == 0:
         return OutputDifference(name, dtype)
-    error, size = np.abs(b - a), np.abs(a)
-    norm_a, norm_b, norm_error = (float(np.linalg.norm(v)) for v in (size, np.abs(b), error))
-    rms = norm_a / math.sqrt(a.size)
-    nonzero = size > 0
+    norm_a, norm_b, norm_error = map(math.sqrt, squares)
+    allowed = tolerance.atol * norm_a / math.sqrt(count)
+    outside = 0
+    with np.errstate(invalid="ignore"):  # an infinity less itself is no number, nor beyond any
+        for a, b in _blocks(expected, actual):
+            beyond = np.abs(b - a) > allowed + tolerance.rtol * np.abs(a)
+            outside += int(np.count_nonzero(beyond))
     return OutputDifference(
         name,
         dtype,
-        max_abs=float(error.max()),
-        max_rel=float((error[nonzero] / size[nonzero]).max()) if nonzero.any() else 0.0,
+        max_abs=peak,
+        max_rel=worst_ratio,
         rms_rel=_ratio(norm_error, norm_a),
-        cosine=_cosine(a, b, norm_a, norm_b),
-        outside=float(np.mean(error > tolerance.atol * rms + tolerance.rtol * size)),
+        cosine=_cosine(product, norm_a, norm_b),
+        outside=outside / count,
     )
 
 
-def _cosine(a: NDArray[Any], b: NDArray[Any], norm_a: float, norm_b: float) -> float:
+_BLOCK = 1 << 15  # elements that fit into the cache, each as a double
+
+
+def _blocks(*arrays: Array) -> Iterator[tuple[NDArray[Any], ...]]:
+    """Yield the same parts of flat arrays, in types wide enough."""
+    for start in range(0, arrays[0].size, _BLOCK):
+        yield tuple(_wide(array[start : start + _BLOCK]) for array in arrays)
+
+
+def _count(of: np.ufunc, array: Array) -> int:
+    return sum(int(np.count_nonzero(of(part))) for (part,) in _blocks(array))
+
+
+def _cosine(product: float, norm_a: float, norm_b: float) -> float:
     if norm_a == 0 or norm_b == 0:
         return 1.0 if norm_a == norm_b else 0.0
-    # Normalized first: the product of the norms may overflow.
-    return float(np.clip(np.vdot(a / norm_a, b / norm_b).real, -1, 1))
+    return float(np.clip(product / norm_a / norm_b, -1, 1))
 
 
 def _ratio(error: float, norm: float) -> float:

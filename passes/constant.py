@@ -31,7 +31,9 @@ def tensor_of(value: ir.Value | None) -> ir.TensorProtocol | None:
         return None
     kind, held = attribute.type, attribute.value
     if kind == ir.AttributeType.TENSOR:
-        return attribute.as_tensor()
+        # Not `as_tensor`, which asks whether it is a tensor by comparing lists of methods.
+        tensor: ir.TensorProtocol = held
+        return tensor
     if kind in (ir.AttributeType.INT, ir.AttributeType.INTS):
         return ir.tensor(np.array(held, dtype=np.int64))
     if kind in (ir.AttributeType.FLOAT, ir.AttributeType.FLOATS):
