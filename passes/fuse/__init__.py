@@ -26,6 +26,7 @@ class Fuse(Group):
     def expand(self) -> tuple[Pass, ...]:
         """Return the passes in order."""
         from burnish.passes.cleanup import Cleanup
+        from burnish.passes.cleanup.unroll import UnrollLoops
         from burnish.passes.fuse.activation import FuseActivation
         from burnish.passes.fuse.affine import FuseAffine
         from burnish.passes.fuse.apart import KeepApart
@@ -46,6 +47,7 @@ class Fuse(Group):
 
         return (
             Cleanup(largest=COPIED_BYTES),
+            UnrollLoops(),
             Upgrade(),
             AttentionOpset(),
             FuseNorm(),
