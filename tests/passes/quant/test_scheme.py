@@ -13,15 +13,18 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from onnx.reference import ReferenceEvaluator
 
+from burnish.backends import onnxruntime
 from burnish.passes.quant.observers import Range
 from burnish.passes.quant.scheme import (
     QuantParams,
+    Scheme,
     activation_params,
     bias_params,
     fit_bias,
     weight_bits,
     weight_params,
 )
+from burnish.testing import parse
 
 ends = st.floats(-(2.0**40), 2.0**40, width=32)
 ranges = st.tuples(ends, ends).map(lambda pair: Range(min(pair), max(pair)))
@@ -148,3 +151,99 @@ def test_onnx_agrees(dtype: Any, axis: int | None) -> None:
 def test_range_of_params() -> None:
     params = QuantParams(np.array(0.5, np.float32), np.array(10, np.uint8))
     assert params.range == Range(-5.0, 122.5)
+
+
+# --- schemes -------------------------------------------------------------------------------------
+
+SCHEMES = [
+    Scheme(dtype, symmetric, power_of_two)
+    for dtype in ("uint8", "int8", "uint16", "int16")
+    for symmetric in (False, True)
+    for power_of_two in (False, True)
+]
+
+
+@pytest.mark.parametrize("scheme", SCHEMES, ids=str)
+@given(ranges, st.floats(0, 1))
+def test_every_scheme_covers_its_range_and_represents_zero(
+    scheme: Scheme, values: Range, share: float
+) -> None:
+    params = scheme.params(values)
+    assert params.dtype == np.dtype(scheme.dtype)
+    assert params.dequantize(params.quantize(np.zeros(1, np.float32)))[0] == 0.0
+    x = np.float32(values.low + share * (values.high - values.low))
+    x = np.clip(x, np.float32(values.low), np.float32(values.high))
+    back = params.dequantize(params.quantize(x.reshape(1)))[0]
+    # Beside half a step: x / scale, and the result, are rounded to float32.
+    assert abs(float(back) - float(x)) <= float(params.scale) / 2 * SLACK + abs(float(x)) * 2e-7
+    if scheme.power_of_two:
+        assert np.log2(params.scale) == np.rint(np.log2(params.scale))
+        assert (
+            params.scale < 2 * Scheme(scheme.dtype, scheme.symmetric).params(values).scale * SLACK
+        )
+    if scheme.symmetric:
+        middle = 0 if scheme.dtype.startswith("int") else 2 ** (8 * params.dtype.itemsize - 1)
+        assert int(params.zero_point) == middle
+
+
+@given(weights_, st.sampled_from([0, 1, None]), st.sampled_from(SCHEMES))
+def test_fitting_an_array_saturates_nothing(
+    weights: np.ndarray, axis: int | None, scheme: Scheme
+) -> None:
+    params = scheme.fit(weights, axis)
+    assert params.scale.shape == (() if axis is None else (weights.shape[axis],))
+    error = np.abs(params.dequantize(params.quantize(weights)) - weights)
+    scale = np.broadcast_to(
+        params.scale if axis is None else np.expand_dims(params.scale, _others(weights, axis)),
+        weights.shape,
+    )
+    assert (error <= scale / 2 * SLACK + np.abs(weights) * 2e-7).all()
+
+
+def _others(array: np.ndarray, axis: int) -> list[int]:
+    return [i for i in range(array.ndim) if i != axis]
+
+
+def test_a_power_of_two_stays_one() -> None:
+    scheme = Scheme("int8", symmetric=True, power_of_two=True)
+    assert float(scheme.params(Range(-127.0, 1.0)).scale) == 1.0
+    assert float(scheme.params(Range(-127.5, 1.0)).scale) == 2.0
+    assert float(scheme.params(Range(0.0, 0.0)).scale) == 1.0
+
+
+def test_how_many_levels_there_are() -> None:
+    assert Scheme().levels == 256
+    assert Scheme("int8", symmetric=True).levels == 255
+    assert Scheme("int8", symmetric=True, largest=64).levels == 129
+    assert Scheme("int16").levels == 65536
+
+
+@pytest.mark.parametrize("symmetric", [False, True])
+@pytest.mark.parametrize("dtype", ["uint8", "int8", "uint16", "int16"])
+def test_the_runtime_agrees(dtype: Any, symmetric: bool) -> None:
+    scheme = Scheme(dtype, symmetric)
+    x = np.random.default_rng(0).normal(0, 3, (5, 60)).astype(np.float32)
+    params = scheme.params(Range(-2.0, 5.0))
+    model = parse(
+        f"g (float[5,60] x, float s, {dtype} z) => ({dtype}[5,60] q, float[5,60] y) "
+        "{ q = QuantizeLinear(x, s, z) y = DequantizeLinear(q, s, z) }"
+    )
+    with onnxruntime.session(model) as session:
+        found = session.run({"x": x, "s": params.scale, "z": params.zero_point})
+    np.testing.assert_array_equal(params.quantize(x), found["q"])
+    np.testing.assert_array_equal(params.dequantize(found["q"]), found["y"])
+
+
+def test_of_16_bits_the_runtime_has_no_operators_but_q_and_dq() -> None:
+    from onnxruntime.capi.onnxruntime_pybind11_state import get_all_opkernel_def
+
+    takes: dict[str, set[str]] = {}
+    for kernel in get_all_opkernel_def():
+        if kernel.provider == "CPUExecutionProvider":
+            types = {t for allowed in kernel.type_constraints.values() for t in allowed}
+            takes.setdefault(kernel.op_name, set()).update(types)
+    for op in ("QuantizeLinear", "DequantizeLinear"):
+        assert {"tensor(int16)", "tensor(uint16)"} <= takes[op]
+    for op in ("QLinearConv", "QLinearMatMul", "ConvInteger", "MatMulInteger", "QLinearAdd"):
+        assert "tensor(uint8)" in takes[op]
+        assert not {"tensor(int16)", "tensor(uint16)"} & takes[op]
