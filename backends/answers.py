@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import math
 import platform
 import re
 from collections.abc import Callable
@@ -45,6 +46,11 @@ class Answer:
         if self.low > 1 + RESOLUTION:
             return "faster"
         return "slower" if self.high < 1 - RESOLUTION else "same"
+
+    def widened(self, other: Answer) -> Answer:
+        """Return what two measurements of the same say together: the milder, both intervals."""
+        milder = min(self.ratio, other.ratio, key=lambda ratio: abs(math.log(ratio)))
+        return Answer(milder, min(self.low, other.low), max(self.high, other.high))
 
 
 @dataclass(frozen=True)

@@ -63,6 +63,17 @@ class Sample:
             self._shapes[value] = self._observed(value)
         return self._shapes[value]
 
+    def knows(self, value: ir.Value) -> bool:
+        """Whether the shape of a value is known without running anything."""
+        if value.shape is None:
+            return value in self._shapes
+        return all(
+            isinstance(dim, int)
+            or self.sizes.get(dim.value or "") is not None
+            or all(self.sizes.get(symbol) is not None for symbol in dim.free_symbols())
+            for dim in value.shape.dims
+        )
+
     def array(self, value: ir.Value, rng: np.random.Generator) -> np.ndarray:
         """Return what a value may be on this sample; random but for inputs that were given."""
         from burnish.backends.measure import random_array
@@ -97,7 +108,7 @@ class Sample:
         graph = None if producer is None else producer.graph
         if not isinstance(graph, ir.Graph) or not graph.opset_imports:
             raise CannotMeasure("a shape is unknown")
-        part = _Part(_above(value), {}, (value,))
+        part = _Part(_above(value, self), {}, (value,))
         part.trace()
         _check_types(part.inputs)
         names = {item: f"x{index}" for index, item in enumerate(part.inputs)}
@@ -388,18 +399,29 @@ def _is_size(value: ir.Value) -> bool:
     return integer and value.shape is not None and len(value.shape) <= 1
 
 
-def _above(value: ir.Value) -> set[ir.Node]:
-    """Return the nodes that a value is computed by."""
+def _above(value: ir.Value, sample: Sample) -> set[ir.Node]:
+    """Return the nodes that the shape of a value comes from.
+
+    Above numbers of known shape they do not matter: any numbers will do.
+    """
     found: set[ir.Node] = set()
-    pending = [value.producer()]
+    pending = [value]
     while pending:
-        node = pending.pop()
-        if node is not None and node not in found:
-            found.add(node)
-            pending += [item.producer() for item in node.inputs if item is not None]
+        item = pending.pop()
+        node = item.producer()
+        if node is None or node in found:
+            continue
+        if item is not value and _is_float(item) and sample.knows(item):
+            continue
+        found.add(node)
         if len(found) > _MAX_NODES:
-            raise CannotMeasure("a size is known too far down")
+            raise CannotMeasure("a size comes from too far above")
+        pending += [above for above in node.inputs if above is not None]
     return found
+
+
+def _is_float(value: ir.Value) -> bool:
+    return value.dtype is not None and value.dtype.is_floating_point()
 
 
 @dataclass(eq=False)
@@ -523,7 +545,10 @@ def _check_size(sample: Sample, before: _Part, after: _Part, prelude: _Part) -> 
     for value in dict.fromkeys(value for part in parts for value in part.inputs):
         if value not in prelude.exits:
             bits = 8 if value.dtype is None else max(value.dtype.bitwidth, 8)
-            size += int(np.prod(sample.shape(value))) * bits // 8
+            shape = sample.shape(value)
+            if 0 in shape:
+                raise CannotMeasure("there is nothing in it on these inputs")
+            size += int(np.prod(shape)) * bits // 8
     size += sum(tensor.nbytes for part in parts for tensor in part.constants.values())
     if size > _MAX_BYTES:
         raise CannotMeasure("the region is too large")

@@ -66,6 +66,9 @@ def size(count: float) -> str:
     raise AssertionError("unreachable")
 
 
+_DECISIONS_SHOWN = 8
+
+
 def summary(report: Report, destination: Path, *, timing: bool) -> None:
     """Print what an optimization did."""
     before, after = report.before, report.after
@@ -85,8 +88,10 @@ def summary(report: Report, destination: Path, *, timing: bool) -> None:
     if refused:
         places = f"{refused.total()} places, {len(refused)} reasons"
         show(f"left alone: {places}; --explain shows them")
-    for decision in report.decisions:
+    for decision in report.decisions[:_DECISIONS_SHOWN]:
         show(decision_line(decision))
+    if len(report.decisions) > _DECISIONS_SHOWN:
+        show(f"and {len(report.decisions) - _DECISIONS_SHOWN} more decisions; --report has them")
     if timing:
         show(timing_table(report))
     if report.census is not None:
