@@ -297,10 +297,16 @@ class Decisions:
         there, here = entry.get("hardware", ""), self.answers.environment.hardware
         if there and there != here:
             self.warn(f"the decisions of {self.replay.path} were taken on {there}; this is {here}")
-        numbers = {name: entry.get(name) for name in ("ratio", "low", "high")}
-        texts = {name: str(entry.get(name, "")) for name in ("hardware", "note")}
-        chosen = entry["chosen"]
-        return dataclasses.replace(asked, **numbers, **texts, chosen=chosen, source="replayed")
+        return dataclasses.replace(
+            asked,
+            ratio=entry.get("ratio"),
+            low=entry.get("low"),
+            high=entry.get("high"),
+            chosen=entry["chosen"],
+            source="replayed",
+            hardware=str(there),
+            note=str(entry.get("note", "")),
+        )
 
     def _recorded(self, asked: Decision, dtype: ir.DataType | None, why: str) -> Decision:
         found = dataclasses.replace(asked, note=why)

@@ -78,8 +78,9 @@ class Sample:
         """Return what a value may be on this sample; random but for inputs that were given."""
         from burnish.backends.measure import random_array
 
-        if value.is_graph_input() and value.name in self.feeds:
-            return self.feeds[value.name]
+        given = self.feeds.get(value.name or "") if value.is_graph_input() else None
+        if given is not None:
+            return given
         assert value.dtype is not None
         # A mask that masks nothing is valid for every operator.
         name = "mask" if value.dtype is ir.DataType.BOOL else ""
@@ -119,7 +120,7 @@ class Sample:
                 (result,) = run.run(feeds).values()
         except BurnishError as error:
             raise CannotMeasure("a shape is unknown") from error
-        return result.shape
+        return tuple(result.shape)
 
 
 def _first(symbol: str, value: ir.Value) -> tuple[ir.Value, int]:

@@ -133,7 +133,8 @@ class _Driver:
             self.fault(rule, node, error)
             return False
         if not isinstance(found, NoMatch):
-            found = self.loss(rule, match, builder, found) or found
+            loss = self.loss(rule, match, builder, found)
+            found = found if loss is None else loss
         if isinstance(found, NoMatch):
             discard(builder.nodes)
             self.refuse(rule, node, found)
