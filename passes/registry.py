@@ -41,6 +41,7 @@ BUILT_IN: dict[str, str] = {
     "fuse-blocked": "burnish.passes.fuse.blocked:FuseBlocked",
     "fuse-conv": "burnish.passes.fuse.conv:FuseConv",
     "fuse-gate": "burnish.passes.fuse.gate:FuseGate",
+    "merge-convs": "burnish.passes.fuse.conv_pair:MergeConvs",
     "fuse-gemm": "burnish.passes.fuse.gemm:FuseGemm",
     "fuse-norm": "burnish.passes.fuse.norm:FuseNorm",
     "fuse-pad": "burnish.passes.fuse.pad:FusePad",

@@ -21,6 +21,7 @@ class FuseConv(Group):
     def expand(self) -> tuple[Pass, ...]:
         """Return the passes in order."""
         from burnish.passes.fuse.blocked import FuseBlocked
+        from burnish.passes.fuse.conv_pair import MergeConvs
         from burnish.passes.fuse.gate import FuseGate
 
-        return (FuseGate(), FuseBlocked())
+        return (MergeConvs(), FuseGate(), FuseBlocked())
