@@ -197,7 +197,11 @@ def _match_value(
         return
     if isinstance(pattern, Either):
         for option in pattern.options:
-            yield from _match_value(option, value, match, user, opset, near)
+            for found in _match_value(option, value, match, user, opset, near):
+                # Where the pattern uses this choice again, it stands for the same value.
+                found = found.copy()
+                found.values[pattern] = value
+                yield found
         return
     if isinstance(pattern, Output):
         assert not isinstance(value, tuple)

@@ -21,7 +21,7 @@ with an underscore say more about the node:
 
 `op.one_of("Add", "Sub")(x, y)` matches either operator, with the inputs of the one that commutes
 in either order, and `op.either(pattern, other)` either of two patterns (a value may stand for
-"nothing here").
+"nothing here"). What is used twice in a pattern, a choice too, is one value of the graph.
 """
 
 from __future__ import annotations

@@ -174,12 +174,14 @@ class _Walk:
 
     def value(self, pattern: ValuePattern, user: NodePattern, index: int, beside: list[str]) -> str:
         sketch = self.sketch
-        if isinstance(pattern, Either):
-            return self.value(sketch.rng.choice(pattern.options), user, index, beside)
         if isinstance(pattern, Output):
             return self.node(pattern.node)[pattern.index]
         if pattern in self.bound and not self.astray():
             return self.bound[pattern]
+        if isinstance(pattern, Either):
+            name = self.value(sketch.rng.choice(pattern.options), user, index, beside)
+            self.bound[pattern] = name
+            return name
         if isinstance(pattern, Literal):
             kind = sketch.arrays[beside[0]].dtype if beside else np.dtype(np.float32)
             number = pattern.value * (1.25 if self.astray() else 1)

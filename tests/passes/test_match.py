@@ -282,3 +282,15 @@ def test_pattern_functions_must_return_operators() -> None:
         trace(lambda op, a: a)
     with pytest.raises(TypeError, match="a pattern input is"):
         trace(lambda op, a: op.Add(a, np.zeros(3)))
+
+
+def test_a_choice_that_is_used_twice_is_one_value() -> None:
+    def pattern(op: Any, a: Any, b: Any) -> Any:
+        choice = op.either(op.Relu(a), op.Neg(b))
+        return op.Sub(op.Abs(choice), choice)
+
+    same, _ = find(pattern, "{ t = Relu(x)  u = Abs(t)  y = Sub(u, t) }")
+    assert same is not None
+    two, near = find(pattern, "{ t = Relu(x)  u = Abs(t)  v = Neg(z)  y = Sub(u, v) }")
+    assert two is None
+    assert "two different values" in near.reason

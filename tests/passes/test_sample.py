@@ -37,8 +37,13 @@ RULES = rules_of(Pipeline.parse(PIPELINE).expand().passes)
 
 # What the pattern of these leaves open is too much to guess: their own tests compose whole models.
 BEYOND_CHANCE = {
-    *("attention", "attention-joins-heads", "rotary", "swap-last-axes"),
-    *("size-of-input", "size-before-attention", "size-before-transpose"),
+    *("attention", "attention-joins-heads", "attention-to-grouped-query", "attention-with-past"),
+    *("cached-attention-joins-heads", "cached-attention-to-grouped-query", "causal-attention"),
+    *("rotary", "halves-of-gather", "swap-last-axes"),
+    *("size-of-input", "size-before-attention", "size-before-transpose", "size-or-one"),
+    *("bound-by-quantizing", "concat-quantized", "move-quantized", "quantize-dequantized"),
+    *("group-norm", "group-norm-spelled", "expand-group-norm"),
+    *("gather-into-conv", "merge-convs", "shift-between-convs"),
 }
 
 
