@@ -43,6 +43,7 @@ BUILT_IN: dict[str, str] = {
     "fuse-gate": "burnish.passes.fuse.gate:FuseGate",
     "merge-convs": "burnish.passes.fuse.conv_pair:MergeConvs",
     "fuse-gemm": "burnish.passes.fuse.gemm:FuseGemm",
+    "fuse-indices": "burnish.passes.fuse.indices:FuseIndices",
     "fuse-norm": "burnish.passes.fuse.norm:FuseNorm",
     "fuse-pad": "burnish.passes.fuse.pad:FusePad",
     "fuse-quantized": "burnish.passes.fuse.quantized:FuseQuantized",

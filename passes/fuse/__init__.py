@@ -36,6 +36,7 @@ class Fuse(Group):
         from burnish.passes.fuse.conv import FuseConv
         from burnish.passes.fuse.gemm import FuseGemm
         from burnish.passes.fuse.linear import COPIED_BYTES
+        from burnish.passes.fuse.indices import FuseIndices
         from burnish.passes.fuse.merge import MergeProducts
         from burnish.passes.fuse.norm import FuseNorm
         from burnish.passes.fuse.pad import FusePad
@@ -54,6 +55,7 @@ class Fuse(Group):
             FuseActivation(),
             FuseAttention(),
             FuseRotary(),
+            FuseIndices(),
             FuseQuantized(),
             Layout(),
             FusePad(),
