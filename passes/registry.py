@@ -42,6 +42,8 @@ BUILT_IN: dict[str, str] = {
     "fuse-conv": "burnish.passes.fuse.conv:FuseConv",
     "fuse-gate": "burnish.passes.fuse.gate:FuseGate",
     "merge-convs": "burnish.passes.fuse.conv_pair:MergeConvs",
+    "fill-channels": "burnish.passes.fuse.fill:FillChannels",
+    "split-concat": "burnish.passes.fuse.concat:SplitConcat",
     "fuse-gemm": "burnish.passes.fuse.gemm:FuseGemm",
     "fuse-indices": "burnish.passes.fuse.indices:FuseIndices",
     "fuse-norm": "burnish.passes.fuse.norm:FuseNorm",

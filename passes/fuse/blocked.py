@@ -26,10 +26,13 @@ from burnish.passes.fuse.rescale import rounded
 from burnish.passes.pattern import const
 from burnish.passes.rule import Builder, NoMatch, Operand, Replacement, Rule, RulePass, rule
 
-_ACTIVATIONS = frozenset(
+ACTIVATIONS = frozenset(
     {"Clip", "Gelu", "HardSigmoid", "HardSwish", "LeakyRelu", "Relu", "Sigmoid", "Tanh"}
 )
 """What the runtime takes into the convolution before it, or runs in its layout."""
+
+POOLS = frozenset({"AveragePool", "MaxPool"})
+"""Poolings that the runtime has in its layout."""
 
 
 def has_blocked_layout(target: Target) -> bool:
@@ -38,11 +41,18 @@ def has_blocked_layout(target: Target) -> bool:
     return found is Support.KERNEL
 
 
+def block_size(target: Target) -> int | None:
+    """Channels in a block of the layout; None if the target has none, or none that is known."""
+    if not has_blocked_layout(target):
+        return None
+    return 16 if "avx512" in target.isa else 8 if "sse4.1" in target.isa else None
+
+
 def is_blocked_conv(node: ir.Node | None) -> bool:
     """Whether the runtime runs a node as a convolution in the blocked layout.
 
     As its NchwcTransformer decides: two spatial axes, constant float32 weights and bias, channels
-    in multiples of four.
+    in multiples of four, or fewer to read than a block.
     """
     if node is None or node.op_type != "Conv" or node.domain != "":
         return False
@@ -58,7 +68,15 @@ def is_blocked_conv(node: ir.Node | None) -> bool:
         return False
     if group > 1:
         return outputs % 4 == 0 and inputs == 1 and outputs == group
-    return inputs % 4 == 0
+    return inputs < 8 or inputs % 4 == 0
+
+
+def made_in_blocks(value: ir.Value) -> bool:
+    """Whether a convolution in the layout makes a value, by way of `ACTIVATIONS` and `POOLS`."""
+    node = value.producer()
+    while node is not None and node.domain == "" and node.op_type in ACTIVATIONS | POOLS:
+        node = node.inputs[0].producer() if node.inputs[0] is not None else None
+    return is_blocked_conv(node)
 
 
 @rule(opset=(9, None))
@@ -79,10 +97,7 @@ def _(
 ) -> Replacement:
     if x.dtype != ir.DataType.FLOAT or not has_blocked_layout(ctx.target):
         return NoMatch("the target has no blocked layout for it")
-    before = x.value.producer()
-    if before is not None and before.op_type in _ACTIVATIONS and before.domain == "":
-        before = before.inputs[0].producer() if before.inputs[0] is not None else None
-    if not is_blocked_conv(before):
+    if not made_in_blocks(x.value):
         return NoMatch("what is shifted is not the result of a convolution")
     if not any(is_blocked_conv(node) for node in shift.outputs[0].consumers()):
         return NoMatch("no convolution follows")

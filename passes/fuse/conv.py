@@ -21,7 +21,9 @@ class FuseConv(Group):
     def expand(self) -> tuple[Pass, ...]:
         """Return the passes in order."""
         from burnish.passes.fuse.blocked import FuseBlocked
+        from burnish.passes.fuse.concat import SplitConcat
         from burnish.passes.fuse.conv_pair import MergeConvs
+        from burnish.passes.fuse.fill import FillChannels
         from burnish.passes.fuse.gate import FuseGate
 
-        return (MergeConvs(), FuseGate(), FuseBlocked())
+        return (MergeConvs(), FuseGate(), FuseBlocked(), SplitConcat(), FillChannels())
