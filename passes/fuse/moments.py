@@ -132,6 +132,8 @@ def sizes(x: Operand, axes: tuple[int, ...]) -> tuple[int, ...] | NoMatch:
     found = [dim for axis, dim in enumerate(x.dims or ()) if axis in axes and isinstance(dim, int)]
     if len(found) != len(axes):
         return NoMatch("the normalized size is unknown")
+    if 0 in found:
+        return NoMatch("nothing is normalized")
     return tuple(found)
 
 
