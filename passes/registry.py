@@ -44,6 +44,7 @@ BUILT_IN: dict[str, str] = {
     "merge-convs": "burnish.passes.fuse.conv_pair:MergeConvs",
     "fill-channels": "burnish.passes.fuse.fill:FillChannels",
     "split-concat": "burnish.passes.fuse.concat:SplitConcat",
+    "fuse-upsampled": "burnish.passes.fuse.upsampled:FuseUpsampled",
     "fuse-gemm": "burnish.passes.fuse.gemm:FuseGemm",
     "fuse-indices": "burnish.passes.fuse.indices:FuseIndices",
     "fuse-norm": "burnish.passes.fuse.norm:FuseNorm",

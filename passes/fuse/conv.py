@@ -25,5 +25,13 @@ class FuseConv(Group):
         from burnish.passes.fuse.conv_pair import MergeConvs
         from burnish.passes.fuse.fill import FillChannels
         from burnish.passes.fuse.gate import FuseGate
+        from burnish.passes.fuse.upsampled import FuseUpsampled
 
-        return (MergeConvs(), FuseGate(), FuseBlocked(), SplitConcat(), FillChannels())
+        return (
+            MergeConvs(),
+            FuseUpsampled(),
+            FuseGate(),
+            FuseBlocked(),
+            SplitConcat(),
+            FillChannels(),
+        )

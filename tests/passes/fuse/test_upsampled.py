@@ -1,0 +1,111 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A convolution of an upsampled map is computed before, or the rule says why not.
+
+Numbers are compared with the runtime's own optimizations off, within `numeric.TOLERANCES`: relative
+1e-4 for float32.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+
+from burnish.passes.fuse.upsampled import FuseUpsampled, conv_of_upsampled, pointwise_before_resize
+from burnish.testing import assert_refuses, assert_same_outputs, run_pass
+
+Freeze = Callable[..., ir.Model]
+
+_FLOOR = 'coordinate_transformation_mode="asymmetric", nearest_mode="floor"'
+
+
+def _model(
+    freeze: Freeze,
+    conv: str = "Conv<pads=[1,1,1,1]>(r, w, b)",
+    *,
+    kernel: str = "3,3",
+    scale: float = 2,
+    how: str = _FLOOR,
+    channels: int = 32,
+    opset: int = 21,
+) -> ir.Model:
+    return freeze(
+        f"g (float[1,{channels},5,4] x, float[32,{channels},{kernel}] w, float[32] b, float[4] s)"
+        f" => (float[1,32,H,W] y) {{ r = Resize<{how}>(x, , s)  y = {conv} }}",
+        opset=opset,
+        s=np.array([1, 1, scale, scale]),
+    )
+
+
+@pytest.mark.parametrize(
+    ("conv", "kernel"),
+    [
+        ("Conv<pads=[1,1,1,1]>(r, w, b)", "3,3"),
+        ("Conv<pads=[1,1,1,1]>(r, w)", "3,3"),
+        ("Conv<pads=[2,0,2,0]>(r, w, b)", "5,1"),
+        ("Conv<pads=[0,1,1,0]>(r, w, b)", "2,2"),
+        ('Conv<auto_pad="SAME_UPPER">(r, w, b)', "2,3"),
+        ('Conv<auto_pad="SAME_LOWER">(r, w, b)', "4,3"),
+    ],
+)
+@pytest.mark.parametrize("scale", [2, 3, 4])
+@pytest.mark.parametrize("how", [_FLOOR, 'mode="nearest"'])
+def test_phases_keep_the_numbers(
+    freeze: Freeze, conv: str, kernel: str, scale: int, how: str
+) -> None:
+    before = _model(freeze, conv, kernel=kernel, scale=scale, how=how)
+    after = before.clone()
+    run_pass(conv_of_upsampled, after)
+    kinds = Counter(node.op_type for node in after.graph)
+    assert kinds == {"Conv": scale * scale, "Concat": 1, "DepthToSpace": 1}
+    assert_same_outputs(before, after)
+
+
+def test_phases_read_no_more_than_they_need(freeze: Freeze) -> None:
+    model = _model(freeze)
+    run_pass(conv_of_upsampled, model)
+    kernels = [node.inputs[1].shape for node in model.graph if node.op_type == "Conv"]  # type: ignore[union-attr]
+    assert [tuple(shape or ())[2:] for shape in kernels] == [(2, 2)] * 4
+
+
+@pytest.mark.parametrize(
+    ("given", "reason"),
+    [
+        ({"conv": "Conv(r, w, b)"}, "does not keep the size"),
+        ({"conv": "Conv<pads=[1,1,1,1], strides=[2,2]>(r, w)"}, "strides or dilations"),
+        ({"scale": 1.5}, "not enlarged by 2, 3 or 4"),
+        ({"how": 'mode="linear"'}, "not enlarged by repetition"),
+        ({"channels": 8}, "few channels"),
+    ],
+)
+def test_phases_refuse(freeze: Freeze, given: dict[str, object], reason: str) -> None:
+    assert_refuses(conv_of_upsampled, _model(freeze, **given), reason)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("how", [_FLOOR, 'mode="linear"'])
+def test_a_pointwise_convolution_comes_first(freeze: Freeze, how: str) -> None:
+    before = _model(freeze, "Conv(r, w, b)", kernel="1,1", scale=2.5, how=how)
+    after = before.clone()
+    run_pass(FuseUpsampled(), after)
+    assert [node.op_type for node in after.graph] == ["Conv", "Resize"]
+    assert_same_outputs(before, after)
+
+
+@pytest.mark.parametrize(
+    ("given", "reason"),
+    [
+        ({"conv": "Conv<pads=[1,1,1,1]>(r, w)"}, "pads"),
+        ({"scale": 0.5}, "not enlarged"),
+        ({"how": 'mode="cubic"'}, "reach beyond"),
+        ({"channels": 16}, "more channels to enlarge"),
+        ({"kernel": "3,3"}, "not pointwise"),
+    ],
+)
+def test_a_pointwise_convolution_stays(
+    freeze: Freeze, given: dict[str, object], reason: str
+) -> None:
+    all_given = {"conv": "Conv(r, w, b)", "kernel": "1,1", **given}
+    assert_refuses(pointwise_before_resize, _model(freeze, **all_given), reason)  # type: ignore[arg-type]
