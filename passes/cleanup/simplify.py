@@ -6,7 +6,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from burnish.passes.cleanup import chains, neutral, no_op, views
+from burnish.passes.cleanup import bounds, chains, neutral, no_op, views
 from burnish.passes.rule import Rule, RulePass
 
 
@@ -20,4 +20,5 @@ class Simplify(RulePass):
         *neutral.RULES,
         *views.RULES,
         *chains.RULES,
+        *bounds.RULES,
     )
