@@ -37,6 +37,7 @@ BUILT_IN: dict[str, str] = {
     "fuse-activation": "burnish.passes.fuse.activation:FuseActivation",
     "attention-opset": "burnish.passes.fuse.attention_opset:AttentionOpset",
     "fuse-attention": "burnish.passes.fuse.attention:FuseAttention",
+    "fuse-einsum": "burnish.passes.fuse.einsum:FuseEinsum",
     "fuse-channel-affine": "burnish.passes.fuse.channel_affine:FuseChannelAffine",
     "fuse-blocked": "burnish.passes.fuse.blocked:FuseBlocked",
     "fuse-conv": "burnish.passes.fuse.conv:FuseConv",

@@ -34,6 +34,7 @@ class Fuse(Group):
         from burnish.passes.fuse.attention_opset import AttentionOpset
         from burnish.passes.fuse.channel_affine import FuseChannelAffine
         from burnish.passes.fuse.conv import FuseConv
+        from burnish.passes.fuse.einsum import FuseEinsum
         from burnish.passes.fuse.gemm import FuseGemm
         from burnish.passes.fuse.linear import COPIED_BYTES
         from burnish.passes.fuse.indices import FuseIndices
@@ -49,6 +50,7 @@ class Fuse(Group):
         return (
             Cleanup(largest=COPIED_BYTES),
             UnrollLoops(),
+            FuseEinsum(),
             Upgrade(),
             AttentionOpset(),
             FuseNorm(),

@@ -33,6 +33,7 @@ def census(model: ir.Model) -> Counter[str]:
 def test_it_is_a_group_of_passes_with_text_forms() -> None:
     members = Pipeline.parse("fuse").expand().passes
     assert [item.name for item in members if item.name.startswith("fuse")] == [
+        "fuse-einsum",
         "fuse-norm",
         "fuse-activation",
         "fuse-attention",
