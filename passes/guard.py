@@ -30,6 +30,9 @@ if TYPE_CHECKING:
 Feeds = Mapping[str, np.ndarray]
 Level = Literal["each", "end", "off"]
 
+OTHER_IO = "burnish.other_io"
+"""In a model's `meta`: inputs and outputs were given another float type on purpose."""
+
 # Enough to meet different values; few enough to stay a small part of a build.
 _SAMPLES = 4
 # Passes a message names one by one.
@@ -175,7 +178,12 @@ class Guard(Instrument):
 
         try:
             with onnxruntime.session(_repeatable(model)) as session:
-                return [session.run(feeds) for feeds in self._feeds]
+                if not model.meta.get(OTHER_IO):
+                    return [session.run(feeds) for feeds in self._feeds]
+                return [
+                    _as_float(session.run(_as_fed(feeds, session)), original)
+                    for feeds, original in zip(self._feeds, self._original, strict=True)
+                ]
         except BurnishError as error:
             raise VerificationError(f"after {label} the model does not run: {error}") from error
 
@@ -249,6 +257,22 @@ class Guard(Instrument):
             for index in samples:
                 with contextlib.suppress(BurnishError):
                     yield index, session.run(self._feeds[index])
+
+
+def _as_fed(feeds: Feeds, session: Session) -> Feeds:
+    """Return feeds in the float types that a session takes."""
+    types = {
+        spec.name: spec.dtype.numpy() for spec in session.inputs if spec.dtype.is_floating_point()
+    }
+    return {name: array.astype(types.get(name, array.dtype)) for name, array in feeds.items()}
+
+
+def _as_float(outputs: dict[str, np.ndarray], original: Feeds) -> dict[str, np.ndarray]:
+    """Return outputs of one float type in that of the original's outputs."""
+    return {
+        name: array.astype(original[name].dtype) if original[name].dtype.kind == "f" else array
+        for name, array in outputs.items()
+    }
 
 
 def _repeatable(model: ir.Model) -> ir.Model:
