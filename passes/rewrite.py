@@ -7,7 +7,7 @@ ever restarts from the top, so the work is linear in nodes plus rewrites.
 
 from __future__ import annotations
 
-from collections import defaultdict, deque
+from collections import Counter, defaultdict, deque
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -19,6 +19,10 @@ from burnish.passes.match import Furthest, Match, match_at
 from burnish.passes.pattern import Pattern
 from burnish.passes.rule import Builder, NoMatch, Operand, Rule
 from burnish.passes.shapes import infer_node, infer_shapes
+
+# Rewrites for each node that a graph begins with, and for the smallest graph: beyond it, rules feed
+# on what they make.
+_FUEL, _LEAST_FUEL = 50, 5_000
 
 _Index = dict[tuple[str, str], list[tuple[Rule, Pattern]]]
 _Pairs = list[tuple[ir.Value, ir.Value]]  # old and new outputs of a rewrite
@@ -68,13 +72,20 @@ class _Driver:
         self.refused: set[tuple[str, ir.Node]] = set()
         explain = ctx.explain
         self.asked = {rule.name for rule in rules if explain and explain.asks(rule.name)}
+        self.done: Counter[str] = Counter()
 
     def run(self) -> None:
         if not self.index:
             return
-        for node in self.graph.all_nodes():
+        nodes = list(self.graph.all_nodes())
+        for node in nodes:
             self.push(node)
+        fuel = max(_LEAST_FUEL, _FUEL * len(nodes))
         while self.queue:
+            if self.done.total() > fuel:
+                (rule, count), *_ = self.done.most_common(1)
+                self.ctx.warn(f"rule {rule} was stopped after {count} rewrites: it finds no end")
+                break
             node = self.queue.popleft()
             self.queued.discard(node)
             if node.graph is not None:  # not removed meanwhile
@@ -142,6 +153,7 @@ class _Driver:
         with self.ctx.rewrite(rule.name, node) as go:
             if go:
                 self.splice(pattern, match, node, builder, found)
+                self.done[rule.name] += 1
                 return True
         discard(builder.nodes)
         return False

@@ -427,3 +427,17 @@ def test_a_spelling_that_failed_is_no_refusal_where_another_fired() -> None:
 def test_a_refusal_is_reported_once_for_all_spellings() -> None:
     ctx = run_pass(thrice_negated, parse(_NEGATED.format("Tanh")))
     assert refusals(ctx) == {"thrice-negated": {"Tanh stands where Abs should": 1}}
+
+
+def test_a_rule_that_feeds_on_what_it_makes_is_stopped() -> None:
+    @rule
+    def double(op: Any, x: Any) -> Any:
+        """Neg(x) -> Neg(Neg(Neg(x)))."""
+        return op.Neg(x)
+
+    @double.rewrite
+    def _(op: Any, x: Any) -> Any:
+        return op.Neg(op.Neg(op.Neg(x)))
+
+    ctx = run_pass(double, parse("g (float[2] x) => (float[2] y) { y = Neg(x) }"))
+    assert ctx.warnings == ["rule double was stopped after 5001 rewrites: it finds no end"]
