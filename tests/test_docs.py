@@ -67,12 +67,17 @@ def test_links_lead_somewhere() -> None:
             assert (path.parent / link).exists(), f"{path.name} links to {link}"
 
 
-_COMMANDS = [
-    line.removeprefix("$ ")
-    for block in blocks(_ROOT / "README.md", "console")
-    for line in block.splitlines()
-    if line.startswith("$ ")
-]
+_README = _ROOT / "README.md"
+_RUN = (_README, _DOCS / "quantization.md")
+
+
+def commands(path: Path) -> list[str]:
+    """Commands of the console blocks of a page."""
+    lines = [line for block in blocks(path, "console") for line in block.splitlines()]
+    return [line.removeprefix("$ ") for line in lines if line.startswith("$ ")]
+
+
+_COMMANDS = commands(_README)
 
 
 @pytest.mark.parametrize("command", [c for c in _COMMANDS if c.startswith(("optimize", "burnish"))])
@@ -89,9 +94,16 @@ def test_make_targets_of_the_readme_exist() -> None:
             assert re.search(rf"^{target}:", makefile, re.MULTILINE), command
 
 
-def test_python_of_the_readme_runs(tmp_path: Path) -> None:
+def test_commands_of_quantization_run_in_order(tmp_path: Path) -> None:
     _readme_files(tmp_path)
-    for text in blocks(_ROOT / "README.md", "python"):
+    for command in commands(_DOCS / "quantization.md"):
+        run(tmp_path, "bash", "-c", f'PATH="{_SCRIPTS}:$PATH"; {command}')
+
+
+@pytest.mark.parametrize("page", _RUN, ids=lambda page: page.name)
+def test_python_of_a_page_runs(page: Path, tmp_path: Path) -> None:
+    _readme_files(tmp_path)
+    for text in blocks(page, "python"):
         (tmp_path / "shown.py").write_text(text)
         run(tmp_path, sys.executable, "shown.py")
 

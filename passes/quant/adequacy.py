@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Are there enough calibration samples? The two halves of them say.
 
-Every other sample goes into one half, the rest into the other. Ranges found from one half should
+Samples are dealt out to two halves, one of each pair to each. Ranges found from one half should
 be those found from the other, and few numbers of one half should saturate in the range of the
 other, which has not seen them. Both are measured for every value while it is calibrated, at no
 further run of the model.
@@ -21,14 +21,18 @@ from burnish.passes.sketch import Array, Sketch
 
 # Ends of a range that move by more than this share of its width cost about two decibels.
 LARGE_SHIFT = 0.25
-# Share of unseen numbers that saturate; ten times what the method cuts off is allowed too.
+# Share of unseen numbers that saturate beyond what the method cuts off on purpose.
 MUCH_SATURATION = 1e-3
 # Share of the values that may be unstable: some always are, with rare outliers.
 MANY_UNSTABLE = 0.05
 
 
 class Halves(Sketch):
-    """Two observers that take turns: one sees samples 0, 2, 4 and so on, the other the rest.
+    """Two observers, each of which sees half of the samples.
+
+    One sees those whose number has an even count of ones in binary, the other the rest (the
+    Thue-Morse sequence): samples often come in turns of two or more kinds, and each half should
+    get as many of each.
 
     Args:
         make: Makes an observer.
@@ -40,7 +44,7 @@ class Halves(Sketch):
         self.count = 0
 
     def update(self, array: Array) -> None:
-        (self.odd if self.count % 2 else self.even).update(array)
+        (self.odd if self.count.bit_count() % 2 else self.even).update(array)
         self.count += 1
 
     def merge(self, other: Halves) -> None:
@@ -62,14 +66,13 @@ class Stability:
 
     Attributes:
         shift: How far apart the ends of their ranges are, by the width of the range of all.
-        saturated: Share of a half's numbers outside the range of the other half, the worse of
-            both; None if the observers keep no histogram.
-        cut: Share of all numbers outside the range of all, which the method cuts off on purpose.
+        saturated: Share of a half's numbers that saturate in the range of the other half, the
+            worse of both, less the share of all numbers outside the range of all, which the method
+            cuts off on purpose; None if the observers keep no histogram.
     """
 
     shift: float
     saturated: float | None
-    cut: float | None
 
     @staticmethod
     def of(halves: Halves, whole: Observer, kept: Range) -> Stability:
@@ -79,17 +82,14 @@ class Stability:
         width = kept.with_zero.width
         shares = [halves.even.outside(odd), halves.odd.outside(even)]
         known = [share for share in shares if share is not None]
-        return Stability(
-            moved / width if width else 0.0,
-            max(known) if len(known) == 2 else None,
-            whole.outside(kept),
-        )
+        cut = whole.outside(kept)
+        saturated = None if cut is None or len(known) < 2 else max(0.0, max(known) - cut)
+        return Stability(moved / width if width else 0.0, saturated)
 
     @property
     def is_stable(self) -> bool:
         """Whether the range can be relied on for samples that were not seen."""
-        allowed = max(MUCH_SATURATION, 10 * (self.cut or 0.0))
-        return self.shift <= LARGE_SHIFT and (self.saturated or 0.0) <= allowed
+        return self.shift <= LARGE_SHIFT and (self.saturated or 0.0) <= MUCH_SATURATION
 
 
 @dataclass(frozen=True)
@@ -148,8 +148,8 @@ class Adequacy:
         )
         if self.worst_saturated is not None:
             text += (
-                f"; of unseen samples at most {self.worst_saturated:.2%} of the numbers saturate"
-                f" ({self.worst_saturated_of!r})"
+                f"; of unseen samples at most {self.worst_saturated:.2%} of the numbers saturate "
+                f"by mistake ({self.worst_saturated_of!r})"
             )
         return text
 

@@ -54,7 +54,7 @@ MODEL = """g (float[N,8,6,6] x) => (float[N,8,6,6] y) {
 }"""
 
 
-def add(folder: Path, name: str, count: int = 16) -> None:
+def add(folder: Path, name: str, count: int = 64) -> None:
     """Write a model and samples, as files and as a function that fails when told to."""
     rng = np.random.default_rng(0)
     weights = ", ".join(map(str, rng.normal(0, 0.3, 64).round(3)))
@@ -63,7 +63,7 @@ def add(folder: Path, name: str, count: int = 16) -> None:
     (folder / "samples").mkdir()
     for index in range(count):
         sample = rng.normal(0, 1, (2, 8, 6, 6)).astype(np.float32)
-        np.savez(folder / "samples" / f"{index:02}.npz", x=sample)
+        np.savez(folder / "samples" / f"{index:03}.npz", x=sample)
     (folder / f"{name}_samples.py").write_text(
         "import pathlib, numpy as np\n"
         "def feeds():\n"
@@ -84,7 +84,7 @@ def test_ranges_are_found_and_used(run: Run, tmp_path: Path) -> None:
     assert done.code == 0
     assert done.err == ""
     assert "wrote m.ranges.json: 4 ranges, percentile 99.99, in " in done.out
-    assert "16 samples: 0 of 4 ranges differ between halves" in done.out
+    assert "64 samples: 0 of 4 ranges differ between halves" in done.out
     assert sorted(p.name for p in tmp_path.glob("m.*")) == ["m.onnx", "m.ranges.json"]
     first = (tmp_path / "m.ranges.json").read_bytes()
     assert run("calibrate", "m.onnx", "--calib", "samples", "-q").out == ""
