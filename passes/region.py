@@ -136,7 +136,7 @@ def _first(symbol: str, value: ir.Value) -> tuple[ir.Value, int]:
 
 @dataclass(frozen=True)
 class Region:
-    """A region before and after a rewrite; see `find`.
+    """A region before and after a rewrite; see `find`. Of use until the rewrite is done.
 
     Attributes:
         key: Digest of operators, attributes, shapes and types, but of no names and no weights.
