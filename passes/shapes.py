@@ -7,12 +7,15 @@ import contextlib
 import functools
 import hashlib
 import logging
+import re
 from collections.abc import Callable, Mapping
 from types import ModuleType
 from typing import Any, cast
 
 import onnx_ir as ir
 
+from burnish.passes import products
+from burnish.passes.products import Size
 from burnish.passes.report import all_graphs
 
 _INFERRED = "burnish.shapes_inferred"
@@ -134,7 +137,7 @@ def _forget_names(value: ir.Value, made_up: frozenset[str]) -> None:
     if value.shape is None or not made_up:
         return
     dims = [
-        None if isinstance(dim, ir.SymbolicDim) and dim.free_symbols() & made_up else dim
+        None if isinstance(dim, ir.SymbolicDim) and made_up & _names_of(str(dim)) else dim
         for dim in value.shape.dims
     ]
     value.shape = ir.Shape(dims)
@@ -153,15 +156,23 @@ def _library() -> ModuleType:
     - Slice takes axes of unknown size for long enough. Here the result is of unknown size.
     - What `_GUESSED` lists is forgotten again.
     - A fill has the sizes it is asked for, also where they are computed.
+
+    And made quicker: sizes that are products are multiplied and divided as such.
     """
     import onnx_shape_inference as library
-    from onnx_shape_inference import _broadcast
+    from onnx_shape_inference import _broadcast, _context, _engine
+    from onnx_shape_inference._ops import _utils
 
     library.registry.collect()
+    _engine._constraints.collect_symbol_names = _names_in
+    _context.ShapeInferenceContext._maybe_record_anchor_equality = _record_equality
+    products.quicken(_utils)
     broadcast_dim = _broadcast._broadcast_dim
 
-    def sound_broadcast_dim(a: _Size, b: _Size) -> Any:
-        if isinstance(a, ir.SymbolicDim) and isinstance(b, ir.SymbolicDim) and a != b:
+    def sound_broadcast_dim(a: Size, b: Size) -> Any:
+        if a == b:
+            return a
+        if isinstance(a, ir.SymbolicDim) and isinstance(b, ir.SymbolicDim):
             return ir.SymbolicDim(_either(*sorted((str(a), str(b)))))
         return broadcast_dim(a, b)
 
@@ -173,6 +184,35 @@ def _library() -> ModuleType:
             sound = corrected.get(op_type, _sound)
             library.registry.register("", op_type, since)(functools.partial(sound, infer))
     return cast(ModuleType, library)
+
+
+def _record_equality(context: Any, declared: Size, inferred: Size) -> None:
+    """Remember that a declared size has another name where it is inferred; no SymPy needed."""
+    if isinstance(declared, int) or isinstance(inferred, int):
+        return
+    if declared.value is None or inferred.value is None or declared == inferred:
+        return
+    names = [name for name in _names_of(declared.value) if name.isidentifier()]
+    if not all(map(context.is_generated_symbol, names)):
+        context.add_symbolic_equality(inferred.value, declared.value)
+
+
+def _names_in(graph: ir.Graph) -> set[str]:
+    """Return all names in the sizes of a graph and its subgraphs, which no new size may bear."""
+    texts = {
+        str(dim)
+        for each in (graph, *graph.subgraphs())
+        for values in (each.inputs, *(node.outputs for node in each))
+        for value in values
+        if value.shape is not None
+        for dim in value.shape.dims
+        if not isinstance(dim, int)
+    }
+    return set().union(*map(_names_of, texts))
+
+
+def _names_of(text: str) -> set[str]:
+    return set(re.findall(r"\w+", text))
 
 
 def _either(first: str, second: str) -> str:
@@ -188,7 +228,6 @@ def _either(first: str, second: str) -> str:
 
 
 _LONGEST_NAME = 40
-_Size = int | ir.SymbolicDim
 _Infer = Callable[[Any, ir.Node], None]
 
 

@@ -1,0 +1,57 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What is computed without SymPy is what SymPy computes, to the letter."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+
+import onnx_ir as ir
+import pytest
+import sympy  # type: ignore[import-untyped]
+
+from burnish.passes.products import Size, largest, product, quotient
+
+TEXTS = ["a", "B_1", "4*a", "3*a*b", "a*b", "a**2", "a + 1", "floor(a/2)", "Max(1, a)", "0", "6"]
+SIZES = [*map(ir.SymbolicDim, TEXTS), ir.SymbolicDim(None), *range(13)]
+
+
+def by_sympy(function: Callable[..., object], *sizes: Size) -> str:
+    """Compute with SymPy's expressions, and write the result as onnx-ir does."""
+    made = [size if isinstance(size, int) else size._expr for size in sizes]
+    return str(sympy.sympify(function(*made)))
+
+
+@pytest.mark.parametrize(
+    ("quick", "slow", "firsts"),
+    [
+        (product, lambda a, b: a * b, SIZES),
+        (quotient, lambda a, b: a // b, SIZES),
+        (largest, lambda a, b: sympy.Max(a, b), [-3, 0, 1]),
+    ],
+    ids=["product", "quotient", "largest"],
+)
+def test_the_same_as_sympy(
+    quick: Callable[..., Size | None], slow: Callable[..., object], firsts: list[Size]
+) -> None:
+    answered = 0
+    for first, second in itertools.product(firsts, SIZES):
+        found = quick((first, second)) if quick is product else quick(first, second)
+        if found is not None:
+            answered += 1
+            assert str(found) == by_sympy(slow, first, second), (first, second)
+    assert answered > 5
+
+
+def test_what_is_answered() -> None:
+    a, b, both = ir.SymbolicDim("a"), ir.SymbolicDim("b"), ir.SymbolicDim("12*a*b")
+    assert product([3, a, 4, b]) == both
+    assert product([a, a]) is None
+    assert quotient(both, ir.SymbolicDim("4*a")) == ir.SymbolicDim("3*b")
+    assert quotient(both, both) == 1
+    assert quotient(both, 5) is None
+    assert quotient(a, b) is None
+    assert quotient(a, 0) is None
+    assert largest(0, a) == a
+    assert largest(1, a) is None
+    assert product([ir.SymbolicDim(None), 2]) is None
