@@ -2,63 +2,61 @@
 """Attention, however it is spelled, becomes the operator that the target runs fastest.
 
 softmax(scale * q k^T + mask) v is read with `scores` and `mask`, its heads with `heads`; what is
-written in its place, if anything, is for the target to say (`Target.objection_to`).
+written in its place, if anything, is for the target to say (`attention_forms`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-import numpy as np
 import onnx_ir as ir
 
-from burnish.backends.target import MICROSOFT
 from burnish.passes.cleanup import Cleanup
 from burnish.passes.cleanup.dims import same_dim
 from burnish.passes.context import PassContext
-from burnish.passes.fuse.attention_opset import SINCE, has_attention
-from burnish.passes.fuse.heads import (
-    SWAP_HEADS,
-    apart,
-    joined,
-    split,
-    swap_last_axes,
-    swapped,
-    unrepeated,
+from burnish.passes.fuse.attention_forms import Attended, form_for
+from burnish.passes.fuse.attention_heads import attention_joins_heads, cached_attention_joins_heads
+from burnish.passes.fuse.attention_opset import has_attention
+from burnish.passes.fuse.cache import attention_with_past
+from burnish.passes.fuse.causal import causal_attention
+from burnish.passes.fuse.grouped import (
+    attention_to_grouped_query,
+    cached_attention_to_grouped_query,
 )
+from burnish.passes.fuse.heads import apart, swap_last_axes, unrepeated
 from burnish.passes.fuse.mask import mask_of
 from burnish.passes.fuse.scores import Scores, read_scores
 from burnish.passes.fuse.sizes import RULES as SIZES
-from burnish.passes.pattern import optional
+from burnish.passes.fuse.sizes import forget_invented
 from burnish.passes.rewrite import apply_rules
 from burnish.passes.rule import Builder, NoMatch, Operand, Replacement, Rule, RulePass, rule
 from burnish.passes.shapes import forget_shapes, infer_node
 
 
-def _softmax(op: Any, scores: Any) -> Any:
-    return op.Softmax(scores, axis=lambda axis: axis in (-1, 3))
+def _weights(op: Any, scores: Any) -> Any:
+    softmax = op.Softmax(scores, axis=lambda axis: axis in (-1, 3))
+    return op.either(softmax, op.Cast(softmax))
 
 
 @rule(opset=(13, None))
 def attention(op: Any, scores: Any, v: Any) -> Any:
     """Fuse softmax(scale * q k^T + mask) v into Attention, or into MultiHeadAttention."""
-    return op.MatMul(_softmax(op, scores), v, _bind="product")
+    return op.MatMul(_weights(op, scores), v, _bind="product")
 
 
 @attention.also
 def _(op: Any, scores: Any, v: Any) -> Any:
     # Rows that are masked whole are NaN; exporters make them 0.
-    weights = _softmax(op, scores)
+    weights = _weights(op, scores)
     weights = op.Where(op.IsNaN(weights), 0.0, weights, _bind="guard")
-    return op.MatMul(weights, v, _bind="product")
+    return op.MatMul(op.either(weights, op.Cast(weights)), v, _bind="product")
 
 
 @attention.also
 def _(op: Any, scores: Any, v: Any, merge: Any, part: Any) -> Any:
     # All heads of all batches one behind another, and apart again.
-    weights = op.Reshape(_softmax(op, scores), merge)
+    weights = op.Reshape(_weights(op, scores), merge)
     return op.Reshape(op.MatMul(weights, v, _bind="product"), part, _bind="parted")
 
 
@@ -74,13 +72,13 @@ def _(
     found = read_scores(scores.value)
     if not isinstance(found, Scores):
         return found
-    form = _form(op, ctx, found.queries.dtype)
-    if isinstance(form, NoMatch):
-        return form
     values = v.value if parted is None else apart(v.value)
     if values is None:
         return NoMatch("the values are not known to be heads put one behind another")
-    parts = _parts(op, found, values, shared=form is _standard)
+    form = form_for(op, ctx.target, v.dtype, capped=found.softcap != 0)
+    if isinstance(form, NoMatch):
+        return form
+    parts = _parts(op, found, values, shared=form.shares_heads)
     if isinstance(parts, NoMatch):
         return parts
     result = None if parted is None else parted.outputs[0]
@@ -89,7 +87,10 @@ def _(
     mask = mask_of(op, found.masks, parts[0], parts[1], guarded=guard is not None)
     if isinstance(mask, NoMatch):
         return mask
-    return form(op, *parts, mask, found.scale, guard is not None)
+    wide = scores.dtype != parts[0].dtype
+    return form.write(
+        op, Attended(*parts, mask, found.scale, found.softcap, guard is not None, wide)
+    )
 
 
 # --- queries, keys and values ------------------------------------------------------------------
@@ -106,7 +107,14 @@ def _parts(op: Builder, found: Scores, values: ir.Value, *, shared: bool) -> Par
         values: As they are multiplied.
         shared: Several heads of queries may have one of keys and values.
     """
-    keys, times, again = found.keys, 1, 1
+    queries, keys, times, again = found.queries, found.keys, 1, 1
+    if queries.dtype != values.dtype:
+        queries, keys = _narrow(queries, values.dtype), _narrow(keys, values.dtype)
+    if not queries.dtype == keys.dtype == values.dtype:
+        return NoMatch("queries, keys and values have different types")
+    if found.factor is not None:
+        queries = op.Mul(queries, found.factor)
+        infer_node(op.nodes[-1], op.opset_imports)
     if found.keys_perm is not None:
         keys = op.Transpose(keys, perm=found.keys_perm)
         infer_node(op.nodes[-1], op.opset_imports)
@@ -116,7 +124,7 @@ def _parts(op: Builder, found: Scores, values: ir.Value, *, shared: bool) -> Par
             keys, values = few_keys, few_values
         else:
             times = 1
-    parts = Operand(found.queries), Operand(keys), Operand(values)
+    parts = Operand(queries), Operand(keys), Operand(values)
     if any(_is_dequantized(part) for part in parts):
         return NoMatch("queries, keys or values are quantized")
     q, k, v = (part.dims for part in parts)
@@ -128,9 +136,16 @@ def _parts(op: Builder, found: Scores, values: ir.Value, *, shared: bool) -> Par
         return NoMatch("queries, keys and values are not known to have the same batch size")
     if not isinstance(q[1], int) or not isinstance(k[1], int) or k[1] != v[1]:
         return NoMatch("the number of heads is unknown")
-    if k[1] * times != q[1]:
+    if k[1] * times != q[1] and not (shared and k[1] == 1):
         return NoMatch("queries and keys have different heads")
     return parts
+
+
+def _narrow(value: ir.Value, dtype: ir.DataType | None) -> ir.Value:
+    """Return what was cast to a wider type, if it was of `dtype`."""
+    cast = value.producer()
+    inner = None if cast is None or cast.op_type != "Cast" else cast.inputs[0]
+    return inner if inner is not None and inner.dtype == dtype else value
 
 
 def _is_dequantized(part: Operand) -> bool:
@@ -145,130 +160,40 @@ def _has_dims(result: ir.Value, parts: Parts) -> bool:
     return all(map(same_dim, result.shape.dims, (*q[:3], v[3])))
 
 
-# --- what is written ---------------------------------------------------------------------------
-
-Form = Callable[[Builder, Operand, Operand, Operand, ir.Value | None, float, bool], Replacement]
-
-
-def _form(op: Builder, ctx: PassContext, dtype: ir.DataType | None) -> Form | NoMatch:
-    """Return what the target wants an attention to be, the first choice first."""
-    reason = f"the operator set has no Attention: upgrade to {SINCE}"
-    if op.opset_imports.get("", 1) >= SINCE:
-        objection = ctx.target.objection_to("Attention", dtype)
-        if objection is None:
-            return _standard
-        reason = objection
-    objection = ctx.target.objection_to("microsoft.MultiHeadAttention", dtype)
-    return _multi_head if objection is None else NoMatch(reason)
-
-
-def _standard(
-    op: Builder,
-    q: Operand,
-    k: Operand,
-    v: Operand,
-    mask: ir.Value | None,
-    scale: float,
-    guarded: bool,
-) -> Replacement:
-    # Its rows masked whole are 0, with or without a guard.
-    return _shaped(op.Attention(q, k, v, mask, scale=scale), q, v)
-
-
-def _multi_head(
-    op: Builder,
-    q: Operand,
-    k: Operand,
-    v: Operand,
-    mask: ir.Value | None,
-    scale: float,
-    guarded: bool,
-) -> Replacement:
-    assert q.dims is not None
-    heads = q.dims[1]
-    parts = (joined(op, swapped(op, part)) for part in (q, k, v))
-    y = op.MultiHeadAttention(
-        *parts, None, None, mask, num_heads=heads, scale=scale, _domain=MICROSOFT
-    )
-    assert isinstance(heads, int)
-    y = _shaped(swapped(op, split(op, y, heads)), q, v)
-    if not guarded or mask is None:
-        return y
-    assert q.dtype is not None
-    return op.Where(op.IsNaN(y), np.zeros((), q.dtype.numpy()), y)
-
-
-def _shaped(y: ir.Value, q: Operand, v: Operand) -> ir.Value:
-    """Say what is known of the shape of an attention `[batch, heads, queries, size]`."""
-    assert q.dims is not None
-    assert v.dims is not None
-    y.shape, y.type = ir.Shape([*q.dims[:3], v.dims[3]]), q.value.type
-    return y
-
-
-# --- heads -------------------------------------------------------------------------------------
-
-
-@rule(opset=(SINCE, None))
-def attention_joins_heads(op: Any, q: Any, k: Any, v: Any, mask: Any = optional()) -> Any:
-    """Let Attention split and join the heads that Transpose does around it."""
-    parts = (op.Transpose(part, perm=list(SWAP_HEADS)) for part in (q, k, v))
-    return op.Transpose(op.Attention(*parts, mask, _bind="inner"), perm=list(SWAP_HEADS))
-
-
-@attention_joins_heads.also
-def _(op: Any, q: Any, k: Any, v: Any, shape: Any, mask: Any = optional()) -> Any:
-    parts = (op.Transpose(part, perm=list(SWAP_HEADS)) for part in (q, k, v))
-    same = op.Reshape(op.Attention(*parts, mask, _bind="inner"), shape, _bind="reshape")
-    return op.Transpose(same, perm=list(SWAP_HEADS))
-
-
-@attention_joins_heads.rewrite
-def _(
-    op: Builder,
-    q: Operand,
-    k: Operand,
-    v: Operand,
-    mask: Operand | None,
-    inner: ir.Node,
-    reshape: ir.Node | None,
-) -> Replacement:
-    if reshape is not None:
-        before, after = inner.outputs[0].shape, reshape.outputs[0].shape
-        if before is None or after is None or not all(map(same_dim, before, after)):
-            return NoMatch("what is reshaped may change its shape")
-    if q.dims is None or k.dims is None:
-        return NoMatch("the rank of queries or keys is unknown")
-    heads, shared = q.dims[2], k.dims[2]
-    if not isinstance(heads, int) or not isinstance(shared, int):
-        return NoMatch("the number of heads is unknown")
-    parts = (joined(op, part) for part in (q, k, v))
-    y = op.like(inner, *parts, mask, q_num_heads=heads, kv_num_heads=shared)
-    return split(op, y, heads)
-
-
 @dataclass(frozen=True)
 class FuseAttention(RulePass):
     """Fuse attention in every spelling into one operator, where that pays on the target."""
 
     name: ClassVar[str] = "fuse-attention"
     canonical: ClassVar[tuple[Rule, ...]] = (*SIZES, swap_last_axes)
-    rules: ClassVar[tuple[Rule, ...]] = (*canonical, attention, attention_joins_heads)
+    rules: ClassVar[tuple[Rule, ...]] = (
+        *canonical,
+        attention,
+        attention_with_past,
+        causal_attention,
+        attention_joins_heads,
+        cached_attention_joins_heads,
+        attention_to_grouped_query,
+        cached_attention_to_grouped_query,
+    )
 
     def apply(self, model: ir.Model, ctx: PassContext) -> None:
         """Rewrite all graphs: first to one spelling, then to one operator."""
         if not has_attention(model):
             return
+        declared = [value.shape for value in model.graph.outputs]
         left = _softmaxes(model)
         while True:
             # Of sizes that are computed, most are known only after others have been folded.
-            forget_shapes(model)
-            apply_rules(model, self.canonical, ctx)
-            forget_shapes(model)
-            apply_rules(model, self.rules, ctx)
+            for rules in (self.canonical, self.rules):
+                forget_invented(model)
+                forget_shapes(model)
+                apply_rules(model, rules, ctx)
             if left == (left := _softmaxes(model)):
-                return
+                break
             Cleanup().run(model, ctx)
+        for value, shape in zip(model.graph.outputs, declared, strict=True):
+            value.shape = shape
 
 
 def _softmaxes(model: ir.Model) -> int:

@@ -14,7 +14,7 @@ import numpy as np
 import onnx_ir as ir
 
 from burnish.passes.cleanup.arguments import ints_of
-from burnish.passes.cleanup.dims import same_dim
+from burnish.passes.cleanup.dims import Size, same_dim
 from burnish.passes.cleanup.partial import Dim, Element, Partial, follow, partial_of
 from burnish.passes.constant import as_array
 from burnish.passes.rule import Builder, NoMatch, Operand, Replacement, rule
@@ -86,31 +86,62 @@ def _is_size(element: Element, value: ir.Value, axis: int) -> bool:
 def unrepeated(value: ir.Value) -> tuple[ir.Value, int]:
     """Return keys or values before each head was repeated for several queries, and how often.
 
-    It looks through Reshape(Expand(Unsqueeze(x, 2))); 1 where nothing is repeated.
+    Looks through Reshape(Expand(Unsqueeze(x, 2))), also with Tile, and Gather of each head several
+    times; of one head, through Expand, Tile and Concat. 1 where nothing is repeated.
     """
-    reshape = value.producer()
-    if reshape is None or reshape.op_type != "Reshape":
+    node = value.producer()
+    if node is None or node.domain != "" or value.shape is None or len(value.shape) != 4:
         return value, 1
-    expand = _producer(reshape, "Expand")
-    unsqueeze = None if expand is None else _producer(expand, "Unsqueeze")
-    if expand is None or unsqueeze is None or ints_of(unsqueeze, "axes", 1) != (2,):
+    single = _single(node)
+    if single is None or single.shape is None or len(single.shape) != 4:
         return value, 1
-    single, shape = unsqueeze.inputs[0], expand.inputs[1]
-    if single is None or single.shape is None or shape is None or len(single.shape) != 4:
+    few, many = single.shape[1], value.shape[1]
+    if not isinstance(few, int) or not isinstance(many, int) or not few or many % few:
         return value, 1
-    target, heads = elements_of(shape), single.shape.dims[1]
-    if target is None or len(target) != 5 or not isinstance(heads, int):
-        return value, 1
-    times = target[2]
-    kept = all(
-        element in (1, -1) or _is_size(element, single, axis)
-        for axis, element in enumerate((*target[:2], *target[3:]))
-    )
-    if not kept or not isinstance(times, int) or times < 1 or value.shape is None:
-        return value, 1
-    joined = (single.shape.dims[0], heads * times, *single.shape.dims[2:])
-    same = len(value.shape) == 4 and all(map(same_dim, joined, value.shape.dims))
-    return (single, times) if same else (value, 1)
+    others = (0, 2, 3)
+    same = all(same_dim(single.shape[axis], value.shape[axis]) for axis in others)
+    return (single, many // few) if same else (value, 1)
+
+
+def _single(node: ir.Node) -> ir.Value | None:
+    """Return what a node repeats the heads of, each head in one run; the shapes say how often."""
+    value = node.inputs[0]
+    if value is None or value.shape is None:
+        return None
+    alone = len(value.shape) == 4 and value.shape[1] == 1
+    match node.op_type:
+        case "Reshape":
+            return _unstacked(node)
+        case "Expand" | "Tile":
+            return value if alone else None
+        case "Concat":
+            axis = node.attributes["axis"].as_int()
+            return value if alone and axis == 1 and set(node.inputs) == {value} else None
+        case "Gather":
+            index, along = as_array(node.inputs[1]), node.attributes.get("axis")
+            heads = value.shape[1] if len(value.shape) == 4 else None
+            if index is None or along is None or along.as_int() != 1 or not isinstance(heads, int):
+                return None
+            runs = np.repeat(np.arange(heads), index.size // heads)
+            return value if np.array_equal(index, runs) else None
+    return None
+
+
+def _unstacked(reshape: ir.Node) -> ir.Value | None:
+    """Return x of Reshape(Expand(Unsqueeze(x, 2))): the third of five axes repeats each head."""
+    stack = _producer(reshape, "Expand") or _producer(reshape, "Tile")
+    unsqueeze = None if stack is None else _producer(stack, "Unsqueeze")
+    if stack is None or unsqueeze is None or ints_of(unsqueeze, "axes", 1) != (2,):
+        return None
+    before, after = unsqueeze.outputs[0].shape, stack.outputs[0].shape
+    if before is None or after is None or len(before) != 5 or len(after) != 5:
+        return None
+    merged, times = reshape.outputs[0].shape, after[2]
+    if merged is None or len(merged) != 4 or not isinstance(times, int):
+        return None
+    whole = isinstance(before[1], int) and merged[1] == before[1] * times
+    kept = all(same_dim(before[axis], after[axis]) for axis in (0, 1, 3, 4))
+    return unsqueeze.inputs[0] if whole and kept else None
 
 
 def _producer(node: ir.Node, op_type: str) -> ir.Node | None:
@@ -127,7 +158,16 @@ def splits_heads(merged: ir.Value, whole: ir.Value) -> bool:
     if merged.shape is None or whole.shape is None:
         return False
     three, four = merged.shape.dims, whole.shape.dims
-    return len(three) == 3 and len(four) == 4 and all(map(same_dim, three[1:], four[2:]))
+    if len(three) != 3 or len(four) != 4 or not same_dim(three[1], four[2]):
+        return False
+    # What is left for the last axis is the same where the leading ones are.
+    return same_dim(three[2], four[3]) or _is_product(three[0], four[0], four[1])
+
+
+def _is_product(product: Size, a: Size, b: Size) -> bool:
+    if isinstance(a, int) or not isinstance(b, int) or isinstance(product, int):
+        return isinstance(a, int) and isinstance(b, int) and product == a * b
+    return product.value is not None and product.value in (f"{a.value}*{b}", f"{b}*{a.value}")
 
 
 def apart(merged: ir.Value) -> ir.Value | None:

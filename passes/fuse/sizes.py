@@ -7,19 +7,25 @@ keeps a tensor in the graph that a fusion would make away with.
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 
-from burnish.passes.cleanup.dims import same_dim
+from burnish.passes.constant import as_array
+from burnish.passes.fuse.forms import size_form
+from burnish.passes.fuse.positions import form_of
 from burnish.passes.pattern import const
 from burnish.passes.rule import Builder, NoMatch, Operand, Replacement, rule
 
 
 @rule(opset=(13, None))
 def size_of_input(op: Any, x: Any, index: Any = const()) -> Any:
-    """Gather(Shape(x), i) -> Gather(Shape(input), j) where the two axes have the same name."""
+    """Gather(Shape(x), i) -> Gather(Shape(input), j) where the two axes have the same name.
+
+    A size that is a sum of names becomes that sum.
+    """
     return op.Gather(op.Shape(x, start=0, end=None, _shared=True), index, axis=0, _bind="size")
 
 
@@ -27,6 +33,11 @@ def size_of_input(op: Any, x: Any, index: Any = const()) -> Any:
 def _(op: Any, x: Any, first: Any = const(), last: Any = const()) -> Any:
     shape = op.Shape(x, start=0, end=None, _shared=True)
     return op.Slice(shape, first, last, _more=True, _bind="size")
+
+
+@size_of_input.also
+def _(op: Any, x: Any) -> Any:
+    return op.Shape(x, end=lambda end: end is not None, _bind="size")
 
 
 @size_of_input.rewrite
@@ -47,6 +58,8 @@ def _(
         assert first.array is not None
         assert last.array is not None
         picked = axes[first.array.item() : last.array.item()]
+    elif size.op_type == "Shape":
+        picked = axes[op.attribute(size, "start") : op.attribute(size, "end")]
     else:
         return NoMatch("the slice has steps")
     if picked.size != 1:
@@ -54,11 +67,25 @@ def _(
     dim = x.dims[int(picked.item())]
     if isinstance(dim, int):
         return op.Identity(op.constant(np.full(picked.shape, dim)))
-    for value in size.graph.inputs:
-        for axis, other in enumerate(value.shape.dims if value.shape else ()):
-            if same_dim(dim, other):
-                return op.Gather(op.Shape(value), np.full(picked.shape, axis))
-    return NoMatch("no input has an axis of that name")
+    form, shape = size_form(dim), picked.shape
+    if form is None:
+        return NoMatch("its size is not a sum of names")
+    summands: list[Any] = [np.full(shape, form.constant)] if form.constant else []
+    for name, times in sorted(form.terms, key=str):
+        asked = _asked(op, size.graph, str(name), shape)
+        if asked is None:
+            return NoMatch("no input has an axis of that name")
+        summands.append(asked if times == 1 else op.Mul(asked, np.full(shape, times)))
+    return functools.reduce(op.Add, summands)
+
+
+def _asked(op: Builder, graph: ir.Graph, name: str, shape: tuple[int, ...]) -> Any:
+    """Ask an input of the graph for the size of that name; None if no input has it."""
+    for value in graph.inputs:
+        for axis, dim in enumerate(value.shape.dims if value.shape else ()):
+            if isinstance(dim, ir.SymbolicDim) and dim.value == name:
+                return op.Gather(op.Shape(value), np.full(shape, axis))
+    return None
 
 
 def _one(index: Operand, rank: int) -> int | None:
@@ -98,4 +125,102 @@ def _(op: Builder, q: Operand, v: Operand, index: Operand) -> Replacement:
     return op.Gather(op.Shape(q if axis < 3 else v), np.full(index.array.shape, axis))
 
 
-RULES = (size_of_input, size_before_transpose, size_before_attention)
+@rule(opset=(13, None))
+def size_or_one(op: Any, sizes: Any, minus: Any = const(), ones: Any = const()) -> Any:
+    """Where(Concat(sizes) == -1, 1, Concat(sizes)) -> Concat(sizes), with a 1 for each -1.
+
+    So TorchScript spells the target of an Expand, in which -1 leaves a size as it is.
+    """
+    return op.Where(op.Equal(sizes, minus), ones, sizes)
+
+
+@size_or_one.also
+def _(op: Any, sizes: Any, which: Any = const(), ones: Any = const()) -> Any:
+    return op.Where(which, ones, sizes)
+
+
+@size_or_one.rewrite
+def _(
+    op: Builder, sizes: Operand, minus: Operand | None, which: Operand | None, ones: Operand
+) -> Replacement:
+    concat = sizes.value.producer()
+    if concat is None or concat.op_type != "Concat" or sizes.dtype != ir.DataType.INT64:
+        return NoMatch("not sizes put one behind another")
+    if minus is not None and (minus.array is None or (minus.array != -1).any()):
+        return NoMatch("what is chosen is not where a size is -1")
+    if ones.array is None or (ones.array != 1).any():
+        return NoMatch("what is chosen is not 1")
+    parts: list[Any] = []
+    for part in concat.inputs:
+        known, place = as_array(part), len(parts)
+        if part is None or part.shape is None or part.shape.dims != (1,):
+            return NoMatch("the sizes are not put together one by one")
+        if which is not None:
+            if which.array is None or which.array.shape != (len(concat.inputs),):
+                return NoMatch("the choice is not made for each size")
+            parts.append(np.array([1]) if which.array[place] else part)
+        elif known is not None:
+            parts.append(np.where(known == -1, 1, known))
+        elif is_size(part):
+            parts.append(part)
+        else:
+            return NoMatch("a size might be -1")
+    return op.Concat(*parts, axis=0)
+
+
+def is_size(value: ir.Value) -> bool:
+    """Whether a value certainly is a sum of sizes, which is not negative."""
+    form = form_of(value)
+    return form is not None and form.constant >= 0 and all(n > 0 for _, n in form.terms)
+
+
+@rule(opset=(13, None))
+def size_times_over(op: Any, size: Any, times: Any = const(), parts: Any = const()) -> Any:
+    """Div(Mul(size, n), n) -> size: whole numbers."""
+    return op.Div(op.Mul(size, times, _shared=True), parts)
+
+
+@size_times_over.rewrite
+def _(op: Builder, size: Operand, times: Operand, parts: Operand) -> Replacement:
+    if size.dtype != ir.DataType.INT64 or times.array is None or parts.array is None:
+        return NoMatch("not whole numbers")
+    if times.array.size != 1 or not np.array_equal(times.array, parts.array) or not parts.array:
+        return NoMatch("multiplied and divided by different numbers")
+    return op.Identity(size)
+
+
+RULES = (
+    size_of_input,
+    size_before_transpose,
+    size_before_attention,
+    size_or_one,
+    size_times_over,
+)
+
+
+# --- sizes of no meaning -----------------------------------------------------------------------
+
+
+def forget_invented(model: ir.Model) -> None:
+    """Forget sizes whose names no input bears: what exporters, or inference, made up.
+
+    TorchScript declares the outputs of a graph with names of its own, and inference keeps what is
+    declared. They are inferred again, from what is known by then.
+    """
+    known = {
+        symbol
+        for value in model.graph.inputs
+        for dim in (value.shape.dims if value.shape is not None else ())
+        if isinstance(dim, ir.SymbolicDim)
+        for symbol in dim.free_symbols()
+    }
+    for node in model.graph:
+        for value in node.outputs:
+            if value.shape is None:
+                continue
+            dims = [
+                dim if isinstance(dim, int) or dim.free_symbols() <= known else None
+                for dim in value.shape.dims
+            ]
+            if None in dims:
+                value.shape = ir.Shape(dims)

@@ -16,7 +16,8 @@ import pytest
 
 from burnish.backends.preferences import Preference
 from burnish.backends.target import Target
-from burnish.passes.fuse.attention import attention, attention_joins_heads
+from burnish.passes.fuse.attention import attention
+from burnish.passes.fuse.attention_heads import attention_joins_heads
 from burnish.testing import (
     assert_refuses,
     assert_rewrites,
@@ -123,6 +124,8 @@ PLAIN = "p = Softmax(z) y = MatMul(p, xv)"
         "m = Not(xm) z = Where(m, low, a)",
         "b = Where(xm, xb, low) z = Add(a, b)",
         "b = Add(a, xb) z = Where(xm, b, low)",
+        "b = Add(a, xb) z = Mul(b, root)",
+        "b = Where(xm, a, low) z = Mul(b, root)",
     ],
 )
 @pytest.mark.parametrize("target", [WANTS, WANTS_MHA], ids=["standard", "microsoft"])
@@ -145,7 +148,7 @@ def test_a_guarded_mask_of_minus_infinity(freeze: Freeze, target: Target) -> Non
     [
         (f"{PRODUCT} z = Where(xm, a, minusinf) {PLAIN}", "a row masked whole would give NaN"),
         (f"{PRODUCT} z = Where(xm, a, c) {PLAIN}", "not far enough below the scores"),
-        (f"{PRODUCT} b = Add(a, xb) z = Mul(b, c) {PLAIN}", "scaled behind a mask"),
+        (f"{PRODUCT} b = Add(a, xb) z = Div(b, c) {PLAIN}", "scaled behind a mask"),
         (f"{PRODUCT} z = Mul(a, xb) {PLAIN}", "multiplied by no constant"),
         (f"z = Abs(xb) {PLAIN}", "the scores are not a product"),
         (f"{PRODUCT} z = Add(a, s) {PLAIN}", "the scores are used elsewhere too"),
@@ -160,7 +163,6 @@ def test_what_is_no_attention(freeze: Freeze, body: str, reason: str) -> None:
     ("q", "k", "v", "reason"),
     [
         ("1,4,2,8", "N,4,3,8", "N,4,3,8", "to have the same batch size"),
-        ("N,4,2,8", "N,1,3,8", "N,1,3,8", "queries and keys have different heads"),
         ("N,H,2,8", "N,H,3,8", "N,H,3,8", "the number of heads is unknown"),
         ("4,2,8", "4,3,8", "4,3,8", "not of rank 4"),
     ],
@@ -213,6 +215,21 @@ def test_heads_of_keys_that_several_queries_share(freeze: Freeze, heads: int, ti
         joined=np.array([2, 4, 3, 8]),
     )
     assert fused(model) == ["Attention"]
+
+
+ONE_HEAD = (
+    f"{HEADER} g (float[N,4,2,8] q, float[N,1,3,8] k, float[N,1,3,8] v) => (float[N,4,2,8] y)"
+    "{ t = Transpose<perm=[0,1,3,2]>(k) s = MatMul(q, t) p = Softmax(s) y = MatMul(p, v) }"
+)
+
+
+def test_one_head_of_keys_that_all_queries_share() -> None:
+    assert fused(parse(ONE_HEAD)) == ["Attention"]
+
+
+def test_one_head_of_keys_is_not_for_multi_head_attention() -> None:
+    reason = "queries and keys have different heads"
+    assert_refuses(attention, parse(ONE_HEAD), reason, target=WANTS_MHA)
 
 
 # --- attention-joins-heads ---------------------------------------------------------------------

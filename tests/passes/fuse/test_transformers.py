@@ -24,11 +24,11 @@ from burnish.tools.zoo.architectures import ARCHITECTURES, exported
 pytest.importorskip("transformers", reason="exports need torch and transformers")
 
 WANTS = dataclasses.replace(Target.parse("cpu"), preferences=())
-PIPELINE = "upgrade{opset=23},cleanup,fuse-norm,fuse-activation,fuse-rotary,fuse-attention,cleanup"
+PIPELINE = "upgrade{opset=23},cleanup,fuse-norm,fuse-activation,fuse-attention,fuse-rotary,cleanup"
 ATTENTIONS = ("Attention", "MultiHeadAttention", "GroupQueryAttention")
 NORMS = ("LayerNormalization", "RMSNormalization", "SimplifiedLayerNormalization")
 FAST = ("bert", "gpt2", "llama", "t5-decoder")
-SIZES = {"batch": 2, "sequence": 7, "encoded": 9}
+SIZES = {"batch": 2, "sequence": 7, "encoded": 9, "past": 4, "total": 11}
 
 
 def feeds(model: ir.Model) -> dict[str, np.ndarray]:
@@ -44,7 +44,7 @@ def feeds(model: ir.Model) -> dict[str, np.ndarray]:
             made[value.name] = np.ones(dims, np.int64)
             made[value.name][-1, -3:] = 0
         elif value.dtype.is_floating_point():
-            made[value.name] = rng.standard_normal(dims).astype(np.float32)
+            made[value.name] = rng.standard_normal(dims).astype(value.dtype.numpy())
         else:
             made[value.name] = rng.integers(3, 99, dims)
     return made
