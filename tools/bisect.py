@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     "--max-error", type=click.FloatRange(min=0), help="Largest relative RMS output error allowed."
 )
 @click.option("--disable", multiple=True, metavar="NAME", help="Hold back a pass or rule (glob).")
+@click.option("--no-measure", is_flag=True, help="Decide by the recorded table, not by timing.")
+@click.option("--decisions", metavar="R.json", help="Decide as an earlier report says.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Seed of random choices.")
 @click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
 @debug_option
@@ -40,6 +42,8 @@ def command(
     calib: str | None,
     max_error: float | None,
     disable: tuple[str, ...],
+    no_measure: bool,
+    decisions: str | None,
     seed: int,
     as_json: bool,
 ) -> None:
@@ -64,6 +68,8 @@ def command(
         target=target,
         calibration=calib,
         max_error=max_error,
+        measure=False if no_measure else None,
+        decisions=decisions,
         seed=seed,
     )
     culprit = first_bad(trial)

@@ -578,6 +578,59 @@ def test_bench(run: Run, model: Path) -> None:
     assert run("bench", model.parent / "no.onnx", script="burnish").code == 2
 
 
+_ATTENTION = """<ir_version: 10, opset_import: ["" : 23]>
+g (float[N,T,64] q, float[N,T,64] k, float[N,T,64] v) => (float[N,T,64] y)
+<int64[4] s = {0, 0, 4, 16}, int64[3] o = {0, 0, 64}, float c = {0.25}> {
+    q4 = Reshape(q, s)  k4 = Reshape(k, s)  v4 = Reshape(v, s)
+    qt = Transpose<perm = [0, 2, 1, 3]>(q4)  kt = Transpose<perm = [0, 2, 3, 1]>(k4)
+    vt = Transpose<perm = [0, 2, 1, 3]>(v4)  m = MatMul(qt, kt)  d = Mul(m, c)
+    p = Softmax(d)  z = MatMul(p, vt)  zt = Transpose<perm = [0, 2, 1, 3]>(z)  y = Reshape(zt, o)
+}"""
+
+
+@pytest.fixture
+def attention(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A model that asks a question, and a cache of its own."""
+    monkeypatch.setenv("BURNISH_CACHE", str(tmp_path / "cache"))
+    path = tmp_path / "attention.onnx"
+    ir.save(parse(_ATTENTION), path)
+    return path
+
+
+def test_decisions_are_measured_shown_and_replayed(
+    run: Run, attention: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("BURNISH_MEASURE")
+    report, first, second = (tmp_path / name for name in ("r.json", "a.onnx", "b.onnx"))
+    measured = run(attention, "-o", first, "--report", report)
+    assert measured.code == 0, measured.err
+    assert "attention: Attention for Transpose, 2 MatMul, Mul, Softmax at 1x32x64 float: " in measured.out
+    assert "in 1 place (measured" in measured.out
+    jsonschema.validate(json.loads(report.read_text()), json.loads(_SCHEMA.read_text()))
+    replayed = run(attention, "-o", second, "--decisions", report)
+    assert "in 1 place (replayed" in replayed.out
+    assert first.read_bytes() == second.read_bytes()
+    assert "in 1 place (cached" in run(attention, "-o", second).out
+
+
+def test_without_measuring_the_table_decides(
+    run: Run, attention: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("BURNISH_MEASURE")
+    result = run(attention, "--no-measure")
+    assert "1.10x rewritten in 1 place (recorded, not measured: measuring is off)" in result.out
+    assert not (attention.parent / "cache").exists()
+
+
+def test_a_wrong_decisions_file_is_one_line(run: Run, attention: Path) -> None:
+    result = run(attention, "--decisions", attention)
+    assert result.code == 2
+    assert result.err == (
+        f"optimize: error: decisions {attention} is not JSON; give what optimize --report wrote\n"
+    )
+    assert files(attention.parent) == {"attention.onnx"}
+
+
 def test_zoo_list(run: Run) -> None:
     result = run("zoo", "list", script="burnish")
     assert result.code == 0, result.err
