@@ -18,7 +18,7 @@ from burnish.tools.zoo.export import exported
 from burnish.tools.zoo.fetch import fetch_package, folder_of
 from burnish.tools.zoo.metric import Arrays, Metric, Task
 
-__all__ = ["Entry", "Metric", "entries", "feeds", "fetch", "find", "metric", "metrics"]
+__all__ = ["Arrays", "Entry", "Metric", "entries", "feeds", "fetch", "find", "metric", "metrics"]
 
 
 def entries() -> tuple[Entry, ...]:

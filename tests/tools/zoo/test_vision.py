@@ -61,13 +61,21 @@ def test_the_digits_are_read_in_batches() -> None:
 
 
 def test_fashion_mnist_is_balanced_and_split() -> None:
-    folder = zoo.fetch("fashion-mnist")
-    images, labels = read_fashion(folder, "train")
+    files = {path.name: path for path in zoo.fetch("fashion-mnist").rglob("*.gz")}
+    images, labels = read_fashion(files, "train")
     assert images.shape == (60000, 28, 28)
     assert np.bincount(labels).tolist() == [6000] * 10
-    images, labels = read_fashion(folder, "test")
+    images, labels = read_fashion(files, "test")
     assert images.shape == (10000, 28, 28)
     assert np.bincount(labels).tolist() == [1000] * 10
+
+
+@pytest.mark.slow
+def test_the_resnet_has_learnt_clothing() -> None:
+    metric = zoo.metric("fashion-resnet")
+    with session("fashion-resnet") as model:
+        assert metric.evaluate(model.run) > 0.87
+        assert metric.evaluate(constant(model, 0.0)) == pytest.approx(0.1)
 
 
 @pytest.mark.parametrize("name", [e.name for e in zoo.entries() if e.name.startswith("light-")])
