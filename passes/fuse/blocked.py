@@ -26,6 +26,8 @@ from burnish.passes.fuse.rescale import rounded
 from burnish.passes.pattern import const
 from burnish.passes.rule import Builder, NoMatch, Operand, Replacement, Rule, RulePass, rule
 
+PREFERENCE = "BatchNormalization-shift"
+
 ACTIVATIONS = frozenset(
     {"Clip", "Gelu", "HardSigmoid", "HardSwish", "LeakyRelu", "Relu", "Sigmoid", "Tanh"}
 )
@@ -97,6 +99,9 @@ def _(
 ) -> Replacement:
     if x.dtype != ir.DataType.FLOAT or not has_blocked_layout(ctx.target):
         return NoMatch("the target has no blocked layout for it")
+    objection = ctx.target.objection_to(PREFERENCE, x.dtype)
+    if objection is not None:
+        return NoMatch(objection)
     if not made_in_blocks(x.value):
         return NoMatch("what is shifted is not the result of a convolution")
     if not any(is_blocked_conv(node) for node in shift.outputs[0].consumers()):

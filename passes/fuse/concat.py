@@ -26,6 +26,8 @@ from burnish.passes.fuse.blocked import block_size, is_blocked_conv, made_in_blo
 from burnish.passes.pattern import const, variadic
 from burnish.passes.rule import Builder, NoMatch, Operand, Replacement, Rule, RulePass, rule
 
+PREFERENCE = "Conv-split"
+
 _WORTH = 60
 """Products that take as long as moving one element out of the layout, into the Concat and back:
 0.5 ns were measured for these, at 120 products a nanosecond."""
@@ -44,6 +46,9 @@ def _(
     block = block_size(ctx.target)
     if block is None or not is_blocked_conv(conv) or op.attribute(conv, "group") != 1:
         return NoMatch("the target does not run it in blocks")
+    objection = ctx.target.objection_to(PREFERENCE, w.dtype)
+    if objection is not None:
+        return NoMatch(objection)
     if len(parts) < 2 or not all(made_in_blocks(part.value) for part in parts):
         return NoMatch("a part is not made in blocks")
     sizes = [part.dims[1] if part.dims is not None else None for part in parts]

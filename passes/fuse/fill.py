@@ -26,6 +26,8 @@ from burnish.passes.context import PassContext
 from burnish.passes.edit import drop_initializer, names_of
 from burnish.passes.fuse.blocked import ACTIVATIONS, POOLS, block_size, is_blocked_conv
 
+PREFERENCE = "Conv-filled"
+
 _RULE = "fill-channels"
 
 
@@ -39,7 +41,7 @@ class FillChannels(Pass):
     def apply(self, model: ir.Model, ctx: PassContext) -> None:
         """Fill the results of one convolution after the other."""
         block = block_size(ctx.target)
-        if block is None:
+        if block is None or ctx.target.objection_to(PREFERENCE, ir.DataType.FLOAT) is not None:
             return
         for graph in (model.graph, *model.graph.subgraphs()):
             for node in graph:

@@ -22,11 +22,14 @@ import numpy as np
 import onnx_ir as ir
 
 from burnish.passes.constant import as_array
+from burnish.passes.context import PassContext
 from burnish.passes.edit import use_count
 from burnish.passes.fuse.linear import FLOATS
 from burnish.passes.fuse.rescale import LAZY_BYTES, rounded
 from burnish.passes.pattern import const
 from burnish.passes.rule import Builder, NoMatch, Operand, Replacement, Rule, RulePass, rule
+
+PREFERENCE = "DepthToSpace-phases"
 
 _FEWEST_CHANNELS = 32
 """Fewer take less time to convolve than their phases take to be put together."""
@@ -65,9 +68,14 @@ def conv_of_upsampled(op: Any, x: Any, w: Any = const()) -> Any:
 
 
 @conv_of_upsampled.rewrite
-def _(op: Builder, x: Operand, w: Operand, resize: ir.Node, conv: ir.Node) -> Replacement:
+def _(
+    op: Builder, x: Operand, w: Operand, resize: ir.Node, conv: ir.Node, ctx: PassContext
+) -> Replacement:
     dims, scales = w.static_dims, _scales(op, resize)
     assert dims is not None
+    objection = ctx.target.objection_to(PREFERENCE, w.dtype)
+    if objection is not None:
+        return NoMatch(objection)
     if w.dtype not in FLOATS or len(dims) != 4 or op.attribute(conv, "group") != 1:
         return NoMatch("not over two spatial axes without groups")
     if scales is None or scales[0] != scales[1] or scales[0] not in (2, 3, 4):

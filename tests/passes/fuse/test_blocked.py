@@ -7,6 +7,7 @@ Numbers are compared with the runtime's own optimizations off, within `numeric.T
 
 from __future__ import annotations
 
+import dataclasses
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +16,9 @@ import onnx
 import onnx_ir as ir
 import pytest
 
-from burnish.passes.fuse.blocked import FuseBlocked, shift_between_convs
+from burnish.backends.preferences import Preference
+from burnish.backends.target import Target
+from burnish.passes.fuse.blocked import PREFERENCE, FuseBlocked, shift_between_convs
 from burnish.testing import assert_refuses, assert_same_outputs, run_pass
 
 Freeze = Callable[..., ir.Model]
@@ -108,3 +111,11 @@ def test_refuses_other_types(freeze: Freeze) -> None:
         "{ h = Conv(x, w)  s = Add(h, c)  y = Conv(s, w) }"
     )
     assert_refuses(shift_between_convs, model, "no blocked layout")
+
+
+def test_asks_the_table_of_preferences(freeze: Freeze) -> None:
+    target = Target.parse("cpu")
+    slower = (Preference(PREFERENCE, prefer=False, ratio=0.9), *target.preferences)
+    model = _model(freeze, f"{_FIRST}  s = Add(h, c)  y = {_LAST}(s, d)")
+    target = dataclasses.replace(target, preferences=slower)
+    assert_refuses(shift_between_convs, model, "no faster fused (0.90x)", target=target)
