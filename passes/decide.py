@@ -262,8 +262,26 @@ class Decisions:
             decision.places += 1
         return decision
 
+    def ask(self, asked: Decision, timed: Callable[[], Answer]) -> Decision:
+        """Decide on something that is no rewrite of a rule, such as a model as a whole.
+
+        Args:
+            asked: The question; its `key` says all that the answer depends on but the machine.
+            timed: Takes the time; may raise `CannotMeasure`.
+        """
+        if asked.key not in self._taken:
+            self._taken[asked.key] = self._answered(asked, None, timed)
+        decision = self._taken[asked.key]
+        decision.places += 1
+        return decision
+
     def _answer(
         self, asked: Decision, dtype: ir.DataType | None, region: Region, rules: Sequence[Rule]
+    ) -> Decision:
+        return self._answered(asked, dtype, lambda: self._measured(region, rules))
+
+    def _answered(
+        self, asked: Decision, dtype: ir.DataType | None, timed: Callable[[], Answer]
     ) -> Decision:
         if self.replay is not None:
             entry = self.replay.choices.get(asked.key)
@@ -278,7 +296,8 @@ class Decisions:
         if answer is None:
             source = "measured"
             try:
-                answer = self._measured(region, rules)
+                self._check_machine()
+                answer = timed()
             except CannotMeasure as error:
                 return self._recorded(asked, dtype, f"not measured: {error}")
             self.answers.put(asked.key, answer, asked.question)
@@ -323,16 +342,18 @@ class Decisions:
         if objection is not None:
             decision.chosen, decision.note = "original", objection
 
+    def _check_machine(self) -> None:
+        from burnish.backends.target import detect_isa
+
+        if self.target.provider != "CPUExecutionProvider" or self.target.isa != detect_isa():
+            raise CannotMeasure("the target is another machine")
+
     def _measured(self, region: Region, rules: Sequence[Rule]) -> Answer:
         """Time both sides of a region.
 
         Raises:
             CannotMeasure: one does not run, or there is no time left.
         """
-        from burnish.backends.target import detect_isa
-
-        if self.target.provider != "CPUExecutionProvider" or self.target.isa != detect_isa():
-            raise CannotMeasure("the target is another machine")
         if self.budget <= 0:
             raise CannotMeasure("the time for measuring is used up")
         started = time.perf_counter()

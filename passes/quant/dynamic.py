@@ -17,7 +17,7 @@ from burnish.passes.options import option
 from burnish.passes.quant.insert import add_initializer, digest, make_node
 from burnish.passes.quant.ready import mark_quantized, passed_through, raise_opset
 from burnish.passes.quant.scheme import weight_bits, weight_params
-from burnish.passes.quant.weighted import Weights, excluded, in_functions, rule_of, weights_of
+from burnish.passes.quant.weighted import Weights, in_functions, kept_float, rule_of, weights_of
 from burnish.passes.shapes import infer_shapes
 
 OPS = ("MatMul", "Gemm")
@@ -74,8 +74,9 @@ class QuantDynamic(Pass):
                 weights = weights_of(node)
                 if weights is None:
                     continue
-                if excluded(node, self.exclude):
-                    weights = "excluded by name"
+                kept = kept_float(node, self.exclude)
+                if kept is not None:
+                    weights = kept
                 elif not isinstance(weights, str) and weights.channels < _FEW_CHANNELS:
                     weights = "few output channels: int8 is no faster"
                 if isinstance(weights, str):

@@ -25,8 +25,8 @@ import onnx_ir as ir
 from burnish.passes.constant import is_constant
 from burnish.passes.quant.weighted import (
     WEIGHTED,
-    excluded,
     in_functions,
+    kept_float,
     rule_of,
     weights_of,
 )
@@ -119,7 +119,7 @@ def place(
     weighted: set[ir.Node] = set()
     for node in nodes:
         if node.op_type in ops:
-            reason = "excluded by name" if excluded(node, exclude) else _unsuitable(node)
+            reason = kept_float(node, exclude) or _unsuitable(node)
             if reason is None:
                 weighted.add(node)
             elif reason:
@@ -130,7 +130,7 @@ def place(
                 refuse(rule_of(node), node, "inside a subgraph, where it cannot be observed")
     for node in in_functions(model, ops):
         refuse(rule_of(node), node, "inside a function of the model")
-    joining = {node for node in nodes if _can_join(node) and not excluded(node, exclude)}
+    joining = {node for node in nodes if _can_join(node) and not kept_float(node, exclude)}
     joining |= {node for node in weighted if is_depthwise(node)}
     while True:  # those that stay behind may leave others alone
         plan = _forward(nodes, weighted, joining, _wanted(nodes, weighted, joining))

@@ -38,6 +38,9 @@ from burnish.passes.shapes import infer_shapes
 OPSET = 13
 """The first with Q and DQ per channel."""
 
+OBSERVED = "burnish.observed"
+"""In a model's `meta`: the ranges that were found in this run, so that they are found once."""
+
 
 @dataclass(frozen=True)
 class QuantStatic(Pass):
@@ -113,17 +116,21 @@ class QuantStatic(Pass):
         names = [value.name or "" for value in plan.values()]
         missing = [name for name in names if name not in values]
         if missing and ctx.calibration is not None:
-            fed = _fed(plan) if self.correct_bias else []
-            found = calibrate(
-                model,
-                missing,
-                ctx.calibration,
-                observer(self.calibrate, percentile=self.percentile),
-                method=self.calibrate,
-                means=[name for name in fed if name in missing],
-                progress=ctx.progress,
-            )
-            values.update(found.values)
+            method = (self.calibrate, self.percentile, self.correct_bias)
+            how, found = model.meta.get(OBSERVED, (None, None))
+            if how != method or not found.values.keys() >= set(missing):
+                fed = _fed(plan) if self.correct_bias else []
+                found = calibrate(
+                    model,
+                    missing,
+                    ctx.calibration,
+                    observer(self.calibrate, percentile=self.percentile),
+                    method=self.calibrate,
+                    means=[name for name in fed if name in missing],
+                    progress=ctx.progress,
+                )
+                model.meta[OBSERVED] = (method, found)
+            values.update({name: found.values[name] for name in missing})
             for line in found.warnings():
                 ctx.warn(line)
             ctx.details["calibration"] = found.summary()

@@ -17,7 +17,7 @@ from burnish.passes.options import option
 from burnish.passes.quant.insert import add_initializer, make_node
 from burnish.passes.quant.ready import mark_quantized, passed_through
 from burnish.passes.quant.scheme import weight_params
-from burnish.passes.quant.weighted import excluded, rule_of
+from burnish.passes.quant.weighted import kept_float, rule_of
 from burnish.passes.shapes import infer_shapes
 
 # Smaller tables are left alone: nothing is gained.
@@ -50,9 +50,7 @@ class QuantTables(Pass):
                 table = as_array(node.inputs[0])
                 if table is None or table.dtype != np.float32 or table.size < _SMALL_TABLE:
                     continue
-                reason = _obstacle(node, table)
-                if reason is None and excluded(node, self.exclude):
-                    reason = "excluded by name"
+                reason = _obstacle(node, table) or kept_float(node, self.exclude)
                 if reason is not None:
                     ctx.refuse(rule_of(node), node, reason)
                     continue

@@ -15,6 +15,9 @@ from burnish.passes.constant import as_array, is_constant
 WEIGHTED = ("Conv", "MatMul", "Gemm")
 """Operators with weights that can be quantized; rules are called `quant-conv` and so on."""
 
+KEEP = "burnish.keep_float"
+"""In a node's `meta`: why it stays float, by a decision of this run."""
+
 
 @dataclass(frozen=True)
 class Weights:
@@ -84,6 +87,14 @@ def excluded(node: ir.Node, patterns: tuple[str, ...]) -> bool:
     """Whether the name of a node, or of one of its outputs, matches a glob pattern."""
     names = [node.name, *(value.name for value in node.outputs)]
     return any(fnmatchcase(name, pattern) for pattern in patterns for name in names if name)
+
+
+def kept_float(node: ir.Node, patterns: tuple[str, ...]) -> str | None:
+    """Return why a node stays float whatever could be made of it, or None."""
+    if excluded(node, patterns):
+        return "excluded by name"
+    reason: str | None = node.meta.get(KEEP)
+    return reason
 
 
 def in_functions(model: ir.Model, ops: Collection[str]) -> Iterator[ir.Node]:

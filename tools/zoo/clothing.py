@@ -52,8 +52,7 @@ def resnet(files: Mapping[str, Path]) -> Example:
 def _network() -> torch.nn.Module:
     """Three stages of one basic block each (He et al., 2015), halving the image twice."""
     import torch
-
-    nn = torch.nn
+    from torch import nn
 
     def conv(inputs: int, outputs: int, size: int, stride: int) -> torch.nn.Sequential:
         layer = nn.Conv2d(inputs, outputs, size, stride, padding=size // 2, bias=False)
@@ -91,7 +90,7 @@ def _train(network: torch.nn.Module, images: torch.Tensor, labels: torch.Tensor)
     """One epoch of SGD with momentum; the rate rises, then falls (L. N. Smith, 2017)."""
     import torch
 
-    network.train().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    network.train().to(memory_format=torch.channels_last)
     steps = len(images) // _BATCH
     optimizer = torch.optim.SGD(
         network.parameters(), lr=_PEAK_RATE, momentum=0.9, weight_decay=5e-4, nesterov=True
@@ -106,6 +105,6 @@ def _train(network: torch.nn.Module, images: torch.Tensor, labels: torch.Tensor)
         batch = images[chosen].contiguous(memory_format=torch.channels_last)
         loss = torch.nn.functional.cross_entropy(network(batch), labels[chosen])
         optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         optimizer.step()
         schedule.step()

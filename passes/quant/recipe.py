@@ -1,0 +1,65 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The options of `quant`, and the passes that they stand for."""
+
+from __future__ import annotations
+
+from abc import ABC
+from dataclasses import dataclass
+
+from burnish.passes.base import Pass
+from burnish.passes.options import option
+from burnish.passes.quant.dynamic import QuantDynamic
+from burnish.passes.quant.observers import METHODS
+from burnish.passes.quant.static import QuantStatic
+from burnish.passes.quant.tables import QuantTables
+
+
+@dataclass(frozen=True)
+class Recipe(Pass, ABC):
+    """What to make int8, and how; shared by all passes that have to know it."""
+
+    mode: str = option("auto", help="which kind of int8", choices=("auto", "static", "dynamic"))
+    calibrate: str = option(
+        "percentile",
+        help="how the ranges of activations are found",
+        choices=tuple(METHODS),
+    )
+    percentile: float = option(
+        99.99, help="percentage of numbers inside the range (calibrate=percentile)", min=50, max=100
+    )
+    ranges: str | None = option(
+        None, help="file of ranges to use, from `burnish calibrate` or TensorRT"
+    )
+    per_channel: bool = option(True, help="one scale for each output channel of the weights")
+    exclude: tuple[str, ...] = option((), help="glob patterns of names of nodes that stay float")
+    max_drop: float | None = option(
+        None,
+        help="largest relative drop of `eval` allowed, e.g. 0.01; what costs more stays float",
+        min=0,
+        max=1,
+    )
+    eval: str | None = option(
+        None,
+        help="`module:function` that scores a runner, higher is better; default: agreement with "
+        "the float model",
+    )
+    evaluations: int = option(
+        120, help="most models to try for max_drop, each on the held-out samples", min=4
+    )
+
+    def quantizers(self) -> tuple[Pass, ...]:
+        """Return the static pass, the dynamic pass, or both, and the pass for tables."""
+        auto = self.mode == "auto"
+        static = QuantStatic(
+            calibrate=self.calibrate,
+            percentile=self.percentile,
+            ranges=self.ranges,
+            per_channel=self.per_channel,
+            ops=("Conv",) if auto else QuantStatic.ops,
+            exclude=self.exclude,
+            optional=auto,
+        )
+        dynamic = QuantDynamic(per_channel=self.per_channel, exclude=self.exclude)
+        tables = QuantTables(exclude=self.exclude)
+        products = {"auto": (static, dynamic), "static": (static,), "dynamic": (dynamic,)}
+        return (*products[self.mode], tables)
