@@ -43,7 +43,10 @@ BEYOND_CHANCE = {
     *("size-of-input", "size-before-attention", "size-before-transpose", "size-or-one"),
     *("bound-by-quantizing", "concat-quantized", "move-quantized", "quantize-dequantized"),
     *("group-norm", "group-norm-spelled", "expand-group-norm"),
-    *("gather-into-conv", "merge-convs", "shift-between-convs"),
+    *("gather-into-conv", "merge-convs", "shift-between-convs", "conv-of-upsampled"),
+    *("pointwise-before-resize", "split-concat", "bias-before-split", "matmul-of-joined"),
+    *("matmul-of-rows", "rotary-joins-heads", "rotary-part", "size-times-over"),
+    *("bound-again", "decided-logic", "gather-all"),
 }
 
 
