@@ -14,7 +14,7 @@ import onnx_ir as ir
 from burnish.passes.constant import tensor_of
 from burnish.passes.edit import remove_unused
 from burnish.passes.precision.limits import in_type
-from burnish.passes.precision.signature import Signature
+from burnish.passes.precision.signature import Signature, is_float
 from burnish.passes.quant.insert import add_tensor, drop_unused, make_node
 
 
@@ -44,7 +44,7 @@ class Converter:
     def narrow_inputs(self) -> None:
         """Let the inputs of the graph be of the narrow type."""
         for value in self.graph.inputs:
-            if value.dtype == ir.DataType.FLOAT and not value.is_initializer():
+            if is_float(value) and not value.is_initializer():
                 users = tuple(value.uses())
                 value.type = ir.TensorType(self.dtype)  # setting dtype would change clones too
                 cast = self._cast(value, ir.DataType.FLOAT, f"{value.name}/float")
@@ -57,7 +57,7 @@ class Converter:
     def narrow_outputs(self) -> None:
         """Let the outputs of the graph be of the narrow type."""
         for index, value in enumerate(self.graph.outputs):
-            if value.dtype != ir.DataType.FLOAT or value.producer() is None:
+            if not is_float(value) or value.producer() is None:
                 continue
             result = self._narrow.get(value)
             if result is None or result.producer() is None or result.is_graph_output():

@@ -27,13 +27,16 @@ from burnish.passes.options import option
 from burnish.passes.precision.convert import Converter
 from burnish.passes.precision.limits import Peak, in_type, largest, obstacle, stand_in
 from burnish.passes.precision.regions import Region, choose
-from burnish.passes.precision.signature import Signature
+from burnish.passes.precision.signature import Signature, is_float
 from burnish.passes.quant.collect import collect
 from burnish.passes.quant.insert import add_tensor, drop_unused, make_node
-from burnish.passes.quant.ready import passed_through
+from burnish.passes.quant.ready import passed_through, raise_opset
 from burnish.passes.quant.weighted import excluded
 from burnish.passes.report import ModelStats
 from burnish.passes.shapes import infer_shapes
+
+OPSET = 13
+"""The first where Cast and most operators take bfloat16."""
 
 # Values nearer to the largest number than this factor stay float32: other inputs may reach further.
 _HEADROOM = 1.5
@@ -60,6 +63,9 @@ class Half(Pass):
     def apply(self, model: ir.Model, ctx: PassContext) -> None:
         """Convert the main graph, or store weights narrow, in subgraphs too."""
         if passed_through(model, ctx):
+            return
+        if not raise_opset(model, OPSET, ctx):
+            ctx.warn(f"{self.name}: the model is left as it is: it does not import opset {OPSET}")
             return
         before = ModelStats.of(model).bytes
         infer_shapes(model)
@@ -94,6 +100,7 @@ class Half(Pass):
             excluded=lambda node: excluded(node, self.exclude),
             peaks=peaks,
             limit=limit,
+            narrow_io=not self.keep_io,
         )
         for node, reason in region.reasons.items():
             ctx.refuse(f"{self.name}-node", node, reason)
@@ -159,7 +166,7 @@ class Half(Pass):
             value.name: [Peak()]
             for node in model.graph
             for value in node.outputs
-            if value.dtype == ir.DataType.FLOAT and value.name and node.op_type != "Constant"
+            if is_float(value) and value.name and node.op_type != "Constant"
         }
         samples = ctx.calibration
         try:

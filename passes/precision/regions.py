@@ -16,7 +16,7 @@ import onnx_ir as ir
 
 from burnish.passes.constant import tensor_of
 from burnish.passes.precision.limits import obstacle
-from burnish.passes.precision.signature import Signature, signature
+from burnish.passes.precision.signature import Signature, is_float, signature
 
 PRODUCTS = frozenset(
     {"Attention", "Conv", "ConvTranspose", "Einsum", "FusedMatMul", "GRU", "Gemm", "LSTM"}
@@ -46,8 +46,10 @@ class Region:
     Attributes:
         narrow: Operators that compute in the narrow type, with what of them changes.
         reasons: Why others, which have float32 inputs or outputs, do not.
+        narrow_io: Whether inputs and outputs of the graph are of the narrow type.
     """
 
+    narrow_io: bool = False
     narrow: dict[ir.Node, Signature] = field(default_factory=dict)
     reasons: dict[ir.Node, str] = field(default_factory=dict)
 
@@ -60,6 +62,7 @@ def choose(
     excluded: Callable[[ir.Node], bool] = lambda _: False,
     peaks: Mapping[str, float] | None = None,
     limit: float = float("inf"),
+    narrow_io: bool = False,
 ) -> Region:
     """Choose the operators of the main graph that compute in a narrow type.
 
@@ -70,8 +73,9 @@ def choose(
         excluded: Whether the user wants a node to stay.
         peaks: Largest magnitude of values, by name.
         limit: Magnitude from which on a value stays float32.
+        narrow_io: Whether inputs and outputs of the graph will be of the narrow type.
     """
-    region = Region()
+    region = Region(narrow_io)
     counted: set[ir.Value] = set()
     for node in model.graph:
         opset = model.opset_imports.get(node.domain, 1)
@@ -128,7 +132,7 @@ def _counts(node: ir.Node, counted: set[ir.Value]) -> bool:
     data = [
         value
         for value, tensor in zip(node.inputs, constants, strict=True)
-        if value is not None and tensor is None and value.dtype == ir.DataType.FLOAT
+        if value is not None and tensor is None and is_float(value)
     ]
     return bool(data) and all(value in counted for value in data)
 
@@ -184,14 +188,16 @@ def _moves(node: ir.Node, found: Signature, region: Region, indifferent: bool) -
 
 def _casts(value: ir.Value, region: Region) -> int:
     """Return how many casts a value needs."""
-    if value.dtype != ir.DataType.FLOAT or tensor_of(value) is not None:
+    if not is_float(value) or tensor_of(value) is not None:
         return 0
     producer = value.producer()
     found = None if producer is None else region.narrow.get(producer)
     made_narrow = found is not None and value.index() in found.outputs
+    if value.is_graph_input():
+        made_narrow = region.narrow_io and not value.is_initializer()
     wanted = {_wants_narrow(user, index, region) for user, index in value.uses()}
     if value.is_graph_output():
-        wanted.add(False)
+        wanted.add(region.narrow_io)
     return len(wanted - {made_narrow})
 
 

@@ -11,6 +11,10 @@ import onnx_ir as ir
 
 # Their outputs take the type they are told, whatever goes in.
 _SOURCES = frozenset({"Cast", "ConstantOfShape"})
+# The type of their outputs, or of attributes, depends on that of their inputs beyond the schema.
+_BOUND = frozenset(
+    {"Bernoulli", "BitCast", "EyeLike", "RandomNormalLike", "RandomUniformLike", "TreeEnsemble"}
+)
 
 
 @dataclass(frozen=True)
@@ -34,13 +38,18 @@ def signature(node: ir.Node, opset: int, dtype: ir.DataType) -> Signature | str 
         opset: Version of its domain which the model imports.
         dtype: FLOAT16 or BFLOAT16.
     """
-    takes = [i for i, value in enumerate(node.inputs) if _is_float(value)]
-    gives = [i for i, value in enumerate(node.outputs) if _is_float(value)]
+    takes = [i for i, value in enumerate(node.inputs) if is_float(value)]
+    gives = [i for i, value in enumerate(node.outputs) if is_float(value)]
     if not takes and not gives:
         return None
     unknown = [v for v in (*node.inputs, *node.outputs) if v is not None and v.dtype is None]
     if unknown and any(value.name for value in unknown):
         return "types around it are unknown"
+    around = [value.type for value in (*node.inputs, *node.outputs) if value is not None]
+    if not all(kind is None or isinstance(kind, ir.TensorType) for kind in around):
+        return "it takes or gives what is no tensor"
+    if node.op_type in _BOUND:
+        return "the types of its inputs and outputs depend on each other"
     if any(a.type in (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS) for a in _attributes(node)):
         return "it has subgraphs"
     schema = _schema("" if node.domain == "ai.onnx" else node.domain, node.op_type, opset)
@@ -61,8 +70,9 @@ def signature(node: ir.Node, opset: int, dtype: ir.DataType) -> Signature | str 
     return Signature(inputs, outputs)
 
 
-def _is_float(value: ir.Value | None) -> bool:
-    return value is not None and value.dtype == ir.DataType.FLOAT
+def is_float(value: ir.Value | None) -> bool:
+    """Whether a value is a float32 tensor."""
+    return value is not None and value.type == ir.TensorType(ir.DataType.FLOAT)
 
 
 def _attributes(node: ir.Node) -> list[ir.Attr]:

@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Weight-only int4 and int8 by blocks: smaller files, no data needed, activations stay float.
 
+With calibration data, `method="gptq"` rounds the weights of products so that the errors of what
+they compute, not those of the weights, are least: `burnish.passes.reconstruct.gptq`.
+
 Products with constant weights and lookups in constant tables are stored as small integers with a
 scale (and zero point) for each block; `burnish.passes.quant.blocks` has the arithmetic. They are
 written in one of two forms:
@@ -27,10 +30,15 @@ from burnish.passes.base import Pass
 from burnish.passes.constant import as_array
 from burnish.passes.context import PassContext
 from burnish.passes.options import option
-from burnish.passes.quant.block_forms import LEAST_BLOCK, Dequantize, Form, NBits
-from burnish.passes.quant.blocks import SEARCHES, Array
+from burnish.passes.quant.block_forms import LEAST_BLOCK, Dequantize, Fitted, Form, NBits
+from burnish.passes.quant.blocks import SEARCHES, Array, fit_blocks
 from burnish.passes.quant.ready import mark_quantized, passed_through, raise_opset
 from burnish.passes.quant.weighted import excluded, in_functions, rule_of, weights_of
+from burnish.passes.reconstruct.compensate import DAMPING
+from burnish.passes.reconstruct.gptq import gptq
+from burnish.passes.reconstruct.judge import WORSE, Account, Verdict
+from burnish.passes.reconstruct.layer import layers_of
+from burnish.passes.reconstruct.observe import observe
 from burnish.passes.report import ModelStats
 from burnish.passes.shapes import infer_shapes
 
@@ -50,6 +58,11 @@ _Refuse = Callable[[str, ir.Node, str], None]
 class QuantWeights(Pass):
     """Weight-only int4 or int8 by blocks: a sixth or a third of the size, without any data.
 
+    method=gptq needs calibration data, and lets the weights of a row make up for one another's
+    errors. A layer whose output error it does not lower on samples held out is rounded plainly. The
+    report's details have the errors of outputs before and after.
+
+
     form=auto writes MatMulNBits and GatherBlockQuantized where the target has kernels for them,
     and standard DequantizeLinear otherwise. compute=int8 lets MatMulNBits round its inputs to int8
     by blocks as they come, for an error far below that of the weights. The report's details have
@@ -57,7 +70,10 @@ class QuantWeights(Pass):
     """
 
     name: ClassVar[str] = "quant-weights"
-    rule_names: ClassVar[tuple[str, ...]] = tuple(f"quant-{op.lower()}" for op in OPS)
+    rule_names: ClassVar[tuple[str, ...]] = (
+        *(f"quant-{op.lower()}" for op in OPS),
+        "gptq",
+    )
     lossless: ClassVar[bool] = False
 
     bits: int = option(4, help="width of the weights of products: 4 or 8", min=4, max=8)
@@ -71,6 +87,9 @@ class QuantWeights(Pass):
     search: str = option(
         "mse", help="scales from the range of a block, or of least squared error", choices=SEARCHES
     )
+    method: str = option("rtn", help="round to the nearest, or by GPTQ", choices=("rtn", "gptq"))
+    act_order: bool = option(False, help="largest inputs first (method=gptq)")
+    damping: float = option(DAMPING, help="of GPTQ, by the mean of the diagonal", min=0, max=1)
     form: str = option("auto", help="operators to write", choices=("auto", "nbits", "dequantize"))
     compute: str = option(
         "int8", help="how MatMulNBits multiplies (form=nbits)", choices=("int8", "float32")
@@ -108,16 +127,79 @@ class QuantWeights(Pass):
                 return
             # The upgrade may have replaced nodes.
             chosen = self._choose(model, ctx.target, lambda *_: None)
-        writers = {kind: kind(model, self) for kind in (NBits, Dequantize)}
-        for node, kind in ctx.progress(chosen.items(), len(chosen), "quantize weights"):
-            with ctx.rewrite(rule_of(node), node) as go:
-                if go:
-                    rows = rows_of(node)
-                    assert rows is not None
-                    assert not isinstance(rows, str)
-                    writers[kind].replace(node, rows)
-                    mark_quantized(model)
+        writers: dict[type[Form], Form] = {kind: kind(model, self) for kind in (NBits, Dequantize)}
+        done = set()
+        for node, fitted in self._gptq(model, chosen, ctx):
+            self._replace(model, node, writers[chosen[node]], ctx, fitted)
+            done.add(node)
+        rest = [node for node in chosen if node not in done]
+        for node in ctx.progress(rest, len(rest), "quantize weights"):
+            self._replace(model, node, writers[chosen[node]], ctx)
         self._report(writers[NBits], writers[Dequantize], before, model, ctx)
+
+    def _replace(
+        self,
+        model: ir.Model,
+        node: ir.Node,
+        writer: Form,
+        ctx: PassContext,
+        fitted: Fitted | None = None,
+    ) -> None:
+        with ctx.rewrite(rule_of(node), node) as go:
+            if go:
+                rows = rows_of(node)
+                assert rows is not None
+                assert not isinstance(rows, str)
+                writer.replace(node, rows, fitted)
+                mark_quantized(model)
+
+    def _gptq(
+        self, model: ir.Model, chosen: _Chosen, ctx: PassContext
+    ) -> Iterator[tuple[ir.Node, Fitted]]:
+        """Yield the products that GPTQ rounds better, with their integers, layer by layer.
+
+        Raises:
+            InputError: there is no calibration data, or it does not fit the model.
+        """
+        if self.method != "gptq":
+            return
+        if ctx.calibration is None:
+            raise InputError(
+                "quant-weights{method=gptq} needs calibration data",
+                hint="give sample inputs with --calib, or leave method=gptq out",
+            )
+        account = Account()
+        layers = [
+            layer
+            for layer in layers_of(model, ops=("MatMul", "Gemm"))
+            if all(node in chosen for node in layer.nodes)
+        ]
+        seen = observe(model.clone(), layers, ctx.calibration, progress=ctx.progress)
+        for layer, evidence in ctx.progress(seen, len(layers), "gptq"):
+            rows = layer.rows[0]
+            plain = fit_blocks(
+                rows, self.bits, self.block, symmetric=self.symmetric, search=self.search
+            )
+            fitted = gptq(
+                rows,
+                evidence.fit.second[0],
+                self.bits,
+                self.block,
+                symmetric=self.symmetric,
+                search=self.search,
+                act_order=self.act_order,
+                damping=self.damping,
+            )
+            before = plain.dequantize(plain.quantize(rows)) - rows
+            after = fitted[0].dequantize(fitted[1]) - rows
+            energy = evidence.held.energy
+            verdict = Verdict(energy(before[None]), energy(after[None]), energy(rows[None]))
+            if account.add(layer.name, verdict):
+                for node in layer.nodes:
+                    yield node, fitted
+            else:
+                ctx.refuse("gptq", layer.node, WORSE)
+        ctx.details["gptq"] = account.summary()
 
     def _choose(self, model: ir.Model, target: Target, refuse: _Refuse) -> _Chosen:
         """Return what to quantize, and in which form."""
