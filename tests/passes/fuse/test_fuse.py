@@ -38,10 +38,14 @@ def test_it_is_a_group_of_passes_with_text_forms() -> None:
         "fuse-activation",
         "fuse-attention",
         "fuse-rotary",
+        "fuse-indices",
         "fuse-quantized",
         "fuse-pad",
         "fuse-affine",
         "fuse-shuffle",
+        "fuse-upsampled",
+        "fuse-gate",
+        "fuse-blocked",
         "fuse-gemm",
         "fuse-channel-affine",
     ]
@@ -174,7 +178,7 @@ def test_batch_norms_of_classic_topologies(name: str, batch_norms: int, gone: in
             {"Gelu": 13, "LayerNormalization": 5, "QuickGelu": 5, "Conv": 57},
             {"Erf", "Sqrt", "Identity", "BatchNormalization"},
         ),
-        ("ppocrv6-det", {"Gelu": 13, "Conv": 83, "Add": 21}, {"Erf", "Identity"}),
+        ("ppocrv6-det", {"Gelu": 13, "Mul": 13}, {"Erf", "Identity"}),
         ("minilm-l6-dynamo", {"LayerNormalization": 13, "Gelu": 6}, {"Erf", "Sqrt"}),
         ("minilm-l6-torchscript", {"LayerNormalization": 13, "Gelu": 6}, {"Erf", "Sqrt"}),
         ("efficientnet-lite0", {"Conv": 49, "Clip": 33}, {"Pad", "BatchNormalization"}),
@@ -194,7 +198,9 @@ def test_what_is_found_in_real_models(
     assert {operator: found[operator] for operator in expected} == expected
     assert not absent & set(found)
     with onnxruntime.session(original) as old, onnxruntime.session(model) as new:
-        feeds = measure.random_feeds(old, seed=0)
+        # On noise, a text detector finds nothing: what it gives are the rounding errors of Sigmoid.
+        pages = name.startswith("ppocr")
+        feeds = next(iter(zoo.feeds(name, 1))) if pages else measure.random_feeds(old, seed=0)
         difference = numeric.compare_outputs(old.run(feeds), new.run(feeds))
     assert difference.ok, str(difference)
 
