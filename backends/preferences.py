@@ -38,11 +38,14 @@ class Preference:
 Preferences = tuple[Preference, ...]
 
 _FLOAT = frozenset({"FLOAT"})
+_HALF = frozenset({"FLOAT16"})
 
 PREFERENCES: dict[str, Preferences] = {
     "cpu": (
         Preference("Attention", True, 1.10, _FLOAT),
+        Preference("Attention", True, 1.17, _HALF),
         Preference("Attention", False),
+        Preference("Attention-softcap", False, 0.40),
         Preference("RotaryEmbedding", True, 1.39, _FLOAT),
         Preference("GroupNormalization", False, 0.58),
         Preference("BatchNormalization-affine", True, 1.80, _FLOAT),
@@ -53,6 +56,7 @@ PREFERENCES: dict[str, Preferences] = {
         Preference("Conv-split", True, 1.18, _FLOAT),
         Preference("DepthToSpace-phases", True, 1.37, _FLOAT),
         Preference("microsoft.MultiHeadAttention", False, 0.97),
+        Preference("microsoft.GroupQueryAttention", False, 0.94),
         Preference("AveragePool-19", False, 0.88),
         Preference("microsoft.SkipLayerNormalization", False, 0.89, _FLOAT),
         Preference("merged.MatMul", False, 0.97),

@@ -44,6 +44,7 @@ class Fuse(Group):
         from burnish.passes.fuse.quantized import FuseQuantized
         from burnish.passes.fuse.rotary import FuseRotary
         from burnish.passes.fuse.shuffle import FuseShuffle
+        from burnish.passes.fuse.sizes import KnownSizes
         from burnish.passes.layout import Layout
         from burnish.passes.upgrade import Upgrade
 
@@ -53,6 +54,7 @@ class Fuse(Group):
             FuseEinsum(),
             Upgrade(),
             AttentionOpset(),
+            KnownSizes(),
             FuseNorm(),
             FuseActivation(),
             FuseAttention(),

@@ -28,10 +28,10 @@ from burnish.passes.fuse.heads import apart, swap_last_axes, unrepeated
 from burnish.passes.fuse.mask import mask_of
 from burnish.passes.fuse.scores import Scores, read_scores
 from burnish.passes.fuse.sizes import RULES as SIZES
-from burnish.passes.fuse.sizes import forget_invented
+from burnish.passes.fuse.sizes import inferred_again
 from burnish.passes.rewrite import apply_rules
 from burnish.passes.rule import Builder, NoMatch, Operand, Replacement, Rule, RulePass, rule
-from burnish.passes.shapes import forget_shapes, infer_node
+from burnish.passes.shapes import infer_node
 
 
 def _weights(op: Any, scores: Any) -> Any:
@@ -165,9 +165,9 @@ class FuseAttention(RulePass):
     """Fuse attention in every spelling into one operator, where that pays on the target."""
 
     name: ClassVar[str] = "fuse-attention"
-    canonical: ClassVar[tuple[Rule, ...]] = (*SIZES, swap_last_axes)
     rules: ClassVar[tuple[Rule, ...]] = (
-        *canonical,
+        *SIZES,
+        swap_last_axes,
         attention,
         attention_with_past,
         causal_attention,
@@ -178,22 +178,17 @@ class FuseAttention(RulePass):
     )
 
     def apply(self, model: ir.Model, ctx: PassContext) -> None:
-        """Rewrite all graphs: first to one spelling, then to one operator."""
+        """Rewrite all graphs, again while it makes more attentions known."""
         if not has_attention(model):
             return
-        declared = [value.shape for value in model.graph.outputs]
         left = _softmaxes(model)
         while True:
             # Of sizes that are computed, most are known only after others have been folded.
-            for rules in (self.canonical, self.rules):
-                forget_invented(model)
-                forget_shapes(model)
-                apply_rules(model, rules, ctx)
-            if left == (left := _softmaxes(model)):
-                break
+            with inferred_again(model):
+                apply_rules(model, self.rules, ctx)
+            if left == (left := _softmaxes(model)) or not left:
+                return
             Cleanup().run(model, ctx)
-        for value, shape in zip(model.graph.outputs, declared, strict=True):
-            value.shape = shape
 
 
 def _softmaxes(model: ir.Model) -> int:

@@ -7,17 +7,25 @@ keeps a tensor in the graph that a fusion would make away with.
 
 from __future__ import annotations
 
+import contextlib
 import functools
-from typing import Any
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import numpy as np
 import onnx_ir as ir
 
+from burnish.passes.cleanup import Cleanup
 from burnish.passes.constant import as_array
+from burnish.passes.context import PassContext
+from burnish.passes.fuse.attention_opset import has_attention
 from burnish.passes.fuse.forms import size_form
 from burnish.passes.fuse.positions import form_of
 from burnish.passes.pattern import const
-from burnish.passes.rule import Builder, NoMatch, Operand, Replacement, rule
+from burnish.passes.rewrite import apply_rules
+from burnish.passes.rule import Builder, NoMatch, Operand, Replacement, Rule, RulePass, rule
+from burnish.passes.shapes import forget_shapes, infer_shapes
 
 
 @rule(opset=(13, None))
@@ -198,29 +206,72 @@ RULES = (
 )
 
 
+@dataclass(frozen=True)
+class KnownSizes(RulePass):
+    """Spell sizes in one way in models that have attentions, so that all shapes are inferred."""
+
+    name: ClassVar[str] = "known-sizes"
+    rules: ClassVar[tuple[Rule, ...]] = RULES
+
+    def apply(self, model: ir.Model, ctx: PassContext) -> None:
+        """Rewrite all graphs and fold what is known by that, while it makes shapes known."""
+        left = None
+        while has_attention(model):
+            with inferred_again(model):
+                apply_rules(model, self.rules, ctx)
+            infer_shapes(model)
+            if left == (left := _without_shape(model)) or not left:
+                return
+            Cleanup().run(model, ctx)
+
+
+def _without_shape(model: ir.Model) -> int:
+    return sum(value.shape is None for node in model.graph for value in node.outputs)
+
+
 # --- sizes of no meaning -----------------------------------------------------------------------
 
 
-def forget_invented(model: ir.Model) -> None:
+@contextlib.contextmanager
+def inferred_again(model: ir.Model) -> Iterator[None]:
+    """Infer shapes anew, now and once more when they are next asked for.
+
+    What the graph's outputs are declared to be is kept.
+    """
+    declared = [value.shape for value in model.graph.outputs]
+    _forget_invented(model)
+    infer_shapes(model)
+    yield
+    _forget_invented(model)
+    for value, shape in zip(model.graph.outputs, declared, strict=True):
+        value.shape = shape
+
+
+def _forget_invented(model: ir.Model) -> None:
     """Forget sizes whose names no input bears: what exporters, or inference, made up.
 
     TorchScript declares the outputs of a graph with names of its own, and inference keeps what is
     declared. They are inferred again, from what is known by then.
     """
-    known = {
+    known: dict[str | None, bool] = {None: False}  # name -> whether it is made of inputs' names
+    symbols = frozenset(
         symbol
         for value in model.graph.inputs
         for dim in (value.shape.dims if value.shape is not None else ())
         if isinstance(dim, ir.SymbolicDim)
         for symbol in dim.free_symbols()
-    }
+    )
+
+    def kept(dim: int | ir.SymbolicDim) -> bool:
+        if isinstance(dim, int):
+            return True
+        if dim.value not in known:
+            known[dim.value] = dim.free_symbols() <= symbols
+        return known[dim.value]
+
     for node in model.graph:
         for value in node.outputs:
-            if value.shape is None:
-                continue
-            dims = [
-                dim if isinstance(dim, int) or dim.free_symbols() <= known else None
-                for dim in value.shape.dims
-            ]
-            if None in dims:
-                value.shape = ir.Shape(dims)
+            dims = value.shape.dims if value.shape is not None else ()
+            if not all(map(kept, dims)):
+                value.shape = ir.Shape([dim if kept(dim) else None for dim in dims])
+    forget_shapes(model)

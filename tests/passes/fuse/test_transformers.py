@@ -24,7 +24,10 @@ from burnish.tools.zoo.architectures import ARCHITECTURES, exported
 pytest.importorskip("transformers", reason="exports need torch and transformers")
 
 WANTS = dataclasses.replace(Target.parse("cpu"), preferences=())
-PIPELINE = "upgrade{opset=23},cleanup,fuse-norm,fuse-activation,fuse-attention,fuse-rotary,cleanup"
+PIPELINE = (
+    "upgrade{opset=23},cleanup,known-sizes,fuse-norm,fuse-activation,fuse-attention,fuse-rotary,"
+    "cleanup"
+)
 ATTENTIONS = ("Attention", "MultiHeadAttention", "GroupQueryAttention")
 NORMS = ("LayerNormalization", "RMSNormalization", "SimplifiedLayerNormalization")
 FAST = ("bert", "gpt2", "llama", "t5-decoder")
