@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -61,6 +62,8 @@ def optimize(
     calibration: Calibration | None = None,
     verify: Level = "end",
     max_error: float | None = None,
+    max_drop: float | None = None,
+    eval: str | None = None,
     seed: int = 0,
     strict: bool = False,
     measure: bool | None = None,
@@ -82,6 +85,10 @@ def optimize(
             returns feed dicts, or a list of them.
         verify: Check structure and numbers after "each" pass, at the "end", or not at all ("off").
         max_error: Largest relative RMS error of the outputs allowed, against the original.
+        max_drop: Largest relative drop of `eval` allowed: `quant` leaves float what costs more. See
+            `burnish.passes.quant.mixed`.
+        eval: `module:function` that scores a model, given a function that runs it on feeds; higher
+            is better. By default, agreement with the float model on held-out calibration samples.
         seed: Seed of every random choice.
         strict: Let the exception of a rule that raises pass; otherwise the rule is skipped there,
             with a warning.
@@ -108,7 +115,7 @@ def optimize(
     started = time.perf_counter()
     if max_error is not None and not max_error >= 0:  # NaN, too: nothing would ever miss it
         raise InputError(f"max_error {max_error:g} is no error budget", hint="give 0 or more")
-    pipeline = Pipeline.of(passes).expand()
+    pipeline = with_max_drop(Pipeline.of(passes), max_drop, eval).expand()
     on = target if isinstance(target, Target) else Target.parse(target)
     loaded = frontends.load(source)
     model = loaded.model
@@ -172,6 +179,31 @@ def optimize(
         OnnxRuntime().lower(model, on, Path(output))
     report.seconds = time.perf_counter() - started
     return Optimized(model, report)
+
+
+def with_max_drop(pipeline: Pipeline, max_drop: float | None, eval: str | None) -> Pipeline:
+    """Return a pipeline whose quantization keeps within a drop of a metric.
+
+    Raises:
+        InputError: nothing in it can, or there is a metric without a bound.
+    """
+    if max_drop is None and eval is None:
+        return pipeline
+    if max_drop is None:
+        raise InputError("a metric alone decides nothing", hint="give --max-drop, too")
+    from burnish.passes.quant.recipe import Recipe
+
+    passes = tuple(
+        dataclasses.replace(item, max_drop=max_drop, eval=item.eval if eval is None else eval)
+        if isinstance(item, Recipe)
+        else item
+        for item in pipeline.passes
+    )
+    if not any(isinstance(item, Recipe) for item in passes):
+        raise InputError(
+            f"no pass of {pipeline} can keep within a drop", hint="put quant into the pipeline"
+        )
+    return Pipeline(passes)
 
 
 def versions() -> dict[str, str]:

@@ -47,6 +47,19 @@ _EPILOG = (
 @click.option(
     "--max-error", type=click.FloatRange(min=0), help="Largest relative RMS output error allowed."
 )
+@click.option(
+    "--max-drop",
+    metavar="1%",
+    callback=lambda _ctx, _option, text: None if text is None else parse_share(text),
+    help="Largest relative drop of --eval allowed; quant leaves float what costs more.",
+)
+@click.option(
+    "--eval",
+    "metric",
+    metavar="MODULE:FUNCTION",
+    help="Scores a model, given its run(feeds); higher is better. "
+    "Default: agreement with the float model.",
+)
 @click.option("--report", metavar="R.json", help="Write the report as JSON.")
 @click.option("--no-measure", is_flag=True, help="Decide by the recorded table, not by timing.")
 @click.option("--decisions", metavar="R.json", help="Decide as an earlier report says.")
@@ -83,6 +96,8 @@ def command(
     calib: str | None,
     verify: Any,
     max_error: float | None,
+    max_drop: float | None,
+    metric: str | None,
     report: str | None,
     no_measure: bool,
     decisions: str | None,
@@ -110,7 +125,7 @@ def command(
 
     destination = Path(output) if output is not None else _default_output(model)
     _check_destinations(model, destination, report, force=force)
-    pipeline = Pipeline.parse(passes)
+    pipeline = api.with_max_drop(Pipeline.parse(passes), max_drop, metric)
     check_names(pipeline, "--disable", disable)
     check_names(pipeline, "--print-ir-after", [name for name in print_ir_after if name != "all"])
     check_names(pipeline, "--explain", [] if explain is None else [explain])
@@ -150,6 +165,21 @@ def command(
     _deliver(
         result, destination, report, as_json=as_json, quiet=quiet, timing=timing, explain=explain
     )
+
+
+def parse_share(text: str) -> float:
+    """Read `1%` or `0.01`.
+
+    Raises:
+        InputError: it is neither, or not between 0 and 1.
+    """
+    try:
+        found = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
+    except ValueError:
+        found = -1.0
+    if not 0 <= found <= 1:
+        raise InputError(f"--max-drop {text!r} is no share", hint="give one such as 1% or 0.01")
+    return found
 
 
 def _default_output(model: str) -> Path:

@@ -51,7 +51,6 @@ def resnet(files: Mapping[str, Path]) -> Example:
 
 def _network() -> torch.nn.Module:
     """Three stages of one basic block each (He et al., 2015), halving the image twice."""
-    import torch
     from torch import nn
 
     def conv(inputs: int, outputs: int, size: int, stride: int) -> torch.nn.Sequential:
