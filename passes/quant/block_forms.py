@@ -16,6 +16,7 @@ from typing import ClassVar, Protocol
 
 import numpy as np
 import onnx_ir as ir
+from numpy.typing import NDArray
 
 from burnish.backends.target import MICROSOFT, Target
 from burnish.passes.edit import names_of, remove_unused, replace_value
@@ -29,6 +30,9 @@ LEAST_BLOCK = 16
 
 # What `compute` is called in MatMulNBits' accuracy_level.
 _ACCURACY = {"float32": 1, "int8": 4}
+
+Fitted = tuple[BlockScheme, NDArray[np.uint8]]
+"""A scheme, and the integers `[rows, columns]` of weights in it."""
 
 
 class Options(Protocol):
@@ -101,19 +105,21 @@ class Form(ABC):
     def lookup(self, node: ir.Node, stored: _Stored, name: str) -> ir.Value:
         """Write a Gather."""
 
-    def replace(self, node: ir.Node, rows: Array) -> None:
+    def replace(self, node: ir.Node, rows: Array, fitted: Fitted | None = None) -> None:
         """Put integers in place of the weights of a MatMul, Gemm or Gather.
 
         Args:
             node: As `obstacle` has nothing against.
             rows: Its weights `[rows, columns]`, finite.
+            fitted: Scheme and integers of the weights, if something better than rounding to the
+                nearest found them. What is stored already stays as it is.
         """
         table = node.op_type == "Gather"
         bits = (self.options.table_bits if table else None) or self.options.bits
         old = node.inputs[0 if table else 1]
         assert old is not None
         name = old.name or node.name or "weights"
-        stored = self._store(rows, bits)
+        stored = self._store(rows, bits, fitted)
         self.errors[node.name or node.outputs[0].name or ""] = stored.scheme.error
         result = self.lookup(node, stored, name) if table else self.product(node, stored, name)
         if node.op_type == "Gemm":
@@ -132,9 +138,11 @@ class Form(ABC):
         bias = self.hold(f"{old.name}_row", ir.tensor(weights.bias))
         return self.emit(node, "Add", [product, bias], shape=product.shape)
 
-    def _store(self, rows: Array, bits: int) -> _Stored:
+    def _store(self, rows: Array, bits: int, fitted: Fitted | None) -> _Stored:
         key = _digest(rows, bits)
-        if key not in self._stored:
+        if key not in self._stored and fitted is not None:
+            self._stored[key] = _Stored(fitted[0], None, fitted[1], {})
+        elif key not in self._stored:
             given = self.options
             scheme = fit_blocks(
                 rows, bits, given.block, symmetric=given.symmetric, search=given.search

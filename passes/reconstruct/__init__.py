@@ -1,5 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What layer reconstruction needs, for quantization (GPTQ, AdaRound) and pruning (SparseGPT) alike.
+"""Layer reconstruction, for quantization (GPTQ, AdaRound) and pruning (SparseGPT) alike.
 
-gram        X^T X of what a layer with weights is fed, streamed and mergeable
+gram        X X^T of what a layer with weights is fed, streamed and mergeable
+layer       Conv, MatMul and Gemm as rows of weights, read and written back
+observe     what layers are fed, a few layers at a time, with samples held out
+judge       errors before and after, on held-out samples
+compensate  fix weights while the others make up for it; least squares under a mask
+gptq        round to a grid that way
+rounding    round up or down, each weight so that the output's error is least
 """

@@ -1,0 +1,210 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What layers are fed, over calibration data: a few layers at a time, with samples held out.
+
+A method learns from three quarters of the samples and is judged on the last quarter, which it has
+not seen. Gram matrices are kept of as many layers as fit a number of bytes; the samples are read
+again for the next ones. So memory depends neither on the number of samples nor on that of layers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from burnish.passes.calibration import CalibrationSource
+from burnish.passes.quant.collect import Progress, Watcher, collect
+from burnish.passes.reconstruct.gram import Gram, Rows
+from burnish.passes.reconstruct.layer import Layer, gram_bytes
+from burnish.passes.sketch import Array
+
+BUDGET = 512 << 20
+"""Bytes of Gram matrices held at a time; those of one layer may take more."""
+
+SHARE = 4
+"""One of so many samples is held out."""
+
+
+def is_held_out(index: int) -> bool:
+    """Whether a sample is for judging: one of each four, at a place that keeps changing.
+
+    The place is the sum of the base-4 digits of the number of the four: samples that come in turns
+    of several kinds are dealt out evenly, as by the Thue-Morse sequence.
+    """
+    block, place = divmod(index, SHARE)
+    digits = 0
+    while block:
+        block, digit = divmod(block, SHARE)
+        digits += digit
+    return place == (SHARE - 1 + digits) % SHARE
+
+
+@dataclass(frozen=True)
+class Moments:
+    """First and second moments of what a layer is fed: n columns x of K numbers, for each group.
+
+    Attributes:
+        second: Sum of x x^T, float64 [G, K, K]; symmetric.
+        first: Sum of x, float64 [G, K].
+        count: n.
+    """
+
+    second: NDArray[np.float64]
+    first: NDArray[np.float64]
+    count: int
+
+    @staticmethod
+    def of(gram: Gram) -> Moments:
+        """Read the Gram matrix of columns that end with a one."""
+        whole = gram.matrix.reshape(gram.groups, gram.features, gram.features)
+        return Moments(whole[:, :-1, :-1], whole[:, :-1, -1], gram.count)
+
+    @property
+    def mean(self) -> NDArray[np.float64]:
+        """Mean of x, [G, K]."""
+        return np.asarray(self.first / max(self.count, 1))
+
+    @property
+    def centred(self) -> Moments:
+        """The moments of x less its mean: all that is left of an error if a bias can take some."""
+        outer = self.first[:, :, None] * self.mean[:, None, :]
+        return Moments(self.second - outer, np.zeros_like(self.first), self.count)
+
+    def energy(self, rows: Array) -> float:
+        """Return the squared norm of rows X: trace(rows (X X^T) rows^T), of rows [G, O / G, K]."""
+        wide = rows.astype(np.float64)
+        return max(float(np.vdot(wide @ self.second, wide)), 0.0)
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What is known of the inputs of one layer.
+
+    Attributes:
+        fit: To learn from.
+        held: To judge by; the same as `fit` where there were too few samples to hold any out.
+    """
+
+    fit: Moments
+    held: Moments
+
+
+@dataclass(frozen=True)
+class WithOne:
+    """Cuts an input as `rows` does, with a one behind each column: the input of the bias."""
+
+    rows: Rows
+
+    def __call__(self, array: Array) -> Iterator[Array]:
+        """Yield [G, n, K + 1]."""
+        for piece in self.rows(array):
+            yield np.concatenate([piece, np.ones((*piece.shape[:2], 1), piece.dtype)], axis=2)
+
+
+class Dealt:
+    """Deals samples to two watchers: to `fit`, or held out."""
+
+    def __init__(self, fit: Watcher, held: Watcher) -> None:
+        self.fit = fit
+        self.held = held
+        self.count = 0
+
+    def update(self, array: Array) -> None:
+        """Observe the next sample."""
+        (self.held if is_held_out(self.count) else self.fit).update(array)
+        self.count += 1
+
+
+def observe(
+    model: ir.Model,
+    layers: Sequence[Layer],
+    samples: CalibrationSource,
+    *,
+    progress: Progress | None = None,
+    budget: int = BUDGET,
+) -> Iterator[tuple[Layer, Evidence]]:
+    """Yield layers in order, each with what it is fed.
+
+    Args:
+        model: What runs. Layers are found in it by the names of their inputs, so that they may be
+            of a copy which is edited meanwhile.
+        layers: Of its main graph.
+        samples: What to run it on.
+        progress: Shows progress: (items, total, label) -> items.
+        budget: Bytes of Gram matrices to hold at a time.
+
+    Raises:
+        InputError: the samples or the model do not run.
+    """
+    # Read now: the layers may have other inputs by the time their turn comes.
+    wanted = [(layer, [(v.name or "", layer.cut) for v in layer.inputs]) for layer in layers]
+    for group in _groups(wanted, budget):
+        grams: dict[tuple[str, Rows], Dealt] = {}
+        for layer, keys in group:
+            for key in keys:
+                if key not in grams:
+                    grams[key] = Dealt(_gram(layer, key[1]), _gram(layer, key[1]))
+        watchers: dict[str, list[Watcher]] = {}
+        for (name, _), dealt in grams.items():
+            watchers.setdefault(name, []).append(dealt)
+        collect(model, watchers, samples, progress=progress)
+        while group:
+            layer, keys = group.pop(0)
+            yield layer, _evidence(layer, [grams[key] for key in keys])
+            for key in keys:  # forget what no later layer of the group needs
+                if not any(key in others for _, others in group):
+                    del grams[key]
+
+
+_Wanted = tuple[Layer, list[tuple[str, Rows]]]
+
+
+def _groups(wanted: Iterable[_Wanted], budget: int) -> Iterator[list[_Wanted]]:
+    group: list[_Wanted] = []
+    held: set[tuple[str, Rows]] = set()
+    room = budget
+    for layer, keys in wanted:
+        cost = gram_bytes(layer) * len(set(keys) - held)
+        if group and cost > room:
+            yield group
+            group, held, room = [], set(), budget
+            cost = gram_bytes(layer) * len(set(keys))
+        group.append((layer, keys))
+        held.update(keys)
+        room -= cost
+    if group:
+        yield group
+
+
+def _gram(layer: Layer, rows: Rows) -> Gram:
+    return Gram(layer.fan_in + 1, groups=layer.groups, rows=WithOne(rows))
+
+
+def _evidence(layer: Layer, dealt: Sequence[Dealt]) -> Evidence:
+    fit, held = (_merged(layer, dealt, choose) for choose in (_fit, _held))
+    learned = Moments.of(fit)
+    return Evidence(learned, Moments.of(held) if held.count else learned)
+
+
+def _merged(layer: Layer, dealt: Sequence[Dealt], choose: Callable[[Dealt], Watcher]) -> Gram:
+    if len(dealt) == 1:
+        only = choose(dealt[0])
+        assert isinstance(only, Gram)
+        return only
+    whole = _gram(layer, layer.cut)
+    for each in dealt:
+        part = choose(each)
+        assert isinstance(part, Gram)
+        whole.merge(part)
+    return whole
+
+
+def _fit(dealt: Dealt) -> Watcher:
+    return dealt.fit
+
+
+def _held(dealt: Dealt) -> Watcher:
+    return dealt.held
