@@ -1,0 +1,385 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which indices of which axes have to be cut together.
+
+A *dimension* is one axis of one value. Every operator says which of its dimensions correspond,
+index by index (`same`), which do so through a mapping of indices (`map`: Concat, Split, groups,
+heads), and leaves out those it needs whole. What no operator objects to can be cut, if what is
+coupled with it is cut with it. Weights are values like any other: a matrix [in, out] couples with
+what it is multiplied with, so the parameters to cut fall out of the same analysis.
+
+A networkx graph has dimensions as nodes and an edge where they are the same; its components are
+*classes*. Mappings couple indices of classes; their components are *units*, the least that can be
+removed. (G. Fang et al., "DepGraph: Towards Any Structural Pruning", 2023, couples layers; here it
+is indices, so that a Concat or a group needs no rule of its own downstream.)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from burnish.passes.constant import tensor_of
+
+if TYPE_CHECKING:
+    import networkx as nx
+
+Dim = tuple[Hashable, int]
+"""A value, or anything else that stands for one, and an axis."""
+
+Indices = NDArray[np.int64]
+Size = int | str | None
+
+
+class Unclear(Exception):
+    """An operator's shapes or constants are not known well enough to say what corresponds."""
+
+
+@dataclass(frozen=True)
+class Mapping:
+    """Index `left_at[i]` of one dimension goes with index `right_at[i]` of another."""
+
+    left: Dim
+    left_at: Indices
+    right: Dim
+    right_at: Indices
+
+
+@dataclass(frozen=True)
+class Product:
+    """A dimension that is the product of others, of which at most one can be cut.
+
+    Attributes:
+        whole: The dimension.
+        factors: Those it is the product of, outermost first.
+        op_type: The operator that takes it apart, or puts it together.
+    """
+
+    whole: Dim
+    factors: tuple[Dim, ...]
+    op_type: str
+
+
+class Couplings:
+    """What the operators of a graph say about its dimensions.
+
+    Attributes:
+        same_as: Dimensions as nodes, edges between those that correspond index by index.
+        mappings: Other correspondences.
+        products: Dimensions taken apart or put together, decided when all is known.
+        whole: Dimensions that must stay as they are, and why.
+        heads: Dimensions over which products of two activations are batched: attention's heads.
+    """
+
+    def __init__(self) -> None:
+        import networkx as nx
+
+        self.same_as: nx.Graph[Dim] = nx.Graph()
+        self.sizes: dict[Dim, int] = {}
+        self.mappings: list[Mapping] = []
+        self.products: list[Product] = []
+        self.whole: dict[Dim, str] = {}
+        self.heads: set[Dim] = set()
+        self._node: ir.Node | None = None
+        self._touched: set[Dim] = set()
+
+    # --- what operators say ---
+
+    def read(self, node: ir.Node, rule: Callable[[Couplings, ir.Node], None] | None) -> None:
+        """Let one operator's rule speak; dimensions it does not mention must stay whole."""
+        self._node, self._touched = node, set()
+        reason = f"{node.op_type} needs the whole axis"
+        if rule is None:
+            reason = f"{node.op_type} is not known to keep channels apart"
+        else:
+            try:
+                rule(self, node)
+            except Unclear as unclear:
+                self._touched.clear()
+                reason = f"{node.op_type}: {unclear}"
+        for value in (*node.inputs, *node.outputs):
+            for dim in () if value is None else self.dims(value):
+                if dim not in self._touched:
+                    self.keep(dim, reason)
+
+    def same(self, left: Dim, right: Dim) -> None:
+        """Let two dimensions of equal size correspond; of others nothing is said."""
+        if self.size(left) != self.size(right):
+            return
+        if self.add(left) and self.add(right):
+            self.same_as.add_edge(left, right)
+            self._touched |= {left, right}
+
+    def map(self, left: Dim, left_at: Indices, right: Dim, right_at: Indices) -> None:
+        """Let single indices of two dimensions correspond."""
+        for dim in (left, right):
+            if not self.add(dim, alone=True):
+                raise Unclear("the size of an axis is not known")
+            if self.sizes[dim] == 1 and isinstance(dim[0], ir.Value):
+                self.keep(dim, "a single channel")  # others may broadcast it
+        self._touched |= {left, right}
+        self.mappings.append(Mapping(left, left_at, right, right_at))
+
+    def blocks(self, fine: Dim, coarse: Dim) -> None:
+        """Let each index of `coarse` correspond to a run of indices of `fine`."""
+        self.add(fine, alone=True)
+        self.add(coarse, alone=True)
+        at = np.arange(self.sizes[fine])
+        self.map(fine, at, coarse, at // (self.sizes[fine] // self.sizes[coarse]))
+
+    def cycle(self, long: Dim, short: Dim) -> None:
+        """Let each index of `short` correspond to those of `long` that leave it as remainder."""
+        self.add(long, alone=True)
+        self.add(short, alone=True)
+        at = np.arange(self.sizes[long])
+        self.map(long, at, short, at % self.sizes[short])
+
+    def stand_in(self, name: str, size: int) -> Dim:
+        """Return a dimension of no value, to couple others through."""
+        dim = ((self._node, name), 0)
+        self.sizes[dim] = size
+        self.same_as.add_node(dim)
+        return dim
+
+    def keep(self, dim: Dim, reason: str) -> None:
+        """Say that a dimension has to stay whole."""
+        if self.add(dim, alone=True):
+            self.whole.setdefault(dim, reason)
+
+    # --- dimensions ---
+
+    def shape(self, value: ir.Value | None) -> tuple[Size, ...]:
+        """Return sizes: numbers, names or None.
+
+        Raises:
+            Unclear: not even the rank is known.
+        """
+        sizes = sizes_of(value)
+        if sizes is None:
+            raise Unclear("a shape is not known")
+        return sizes
+
+    def size(self, dim: Dim) -> Size:
+        """Return the size of a dimension."""
+        value, axis = dim
+        return self.shape(value)[axis] if isinstance(value, ir.Value) else self.sizes[dim]
+
+    def add(self, dim: Dim, alone: bool = False) -> bool:
+        """Enter a dimension of a size that is known, and not 1 unless it may stand alone."""
+        if dim in self.sizes:
+            return True
+        size = self.size(dim)
+        if not isinstance(size, int) or (size == 1 and not alone) or size < 1:
+            return False
+        self.sizes[dim] = size
+        self.same_as.add_node(dim)
+        return True
+
+    def dims(self, value: ir.Value) -> list[Dim]:
+        """Return the dimensions of a value whose size is a number other than 1."""
+        sizes = sizes_of(value)
+        return [
+            (value, axis)
+            for axis, size in enumerate(sizes or ())
+            if isinstance(size, int) and size > 1
+        ]
+
+
+def sizes_of(value: ir.Value | None) -> tuple[Size, ...] | None:
+    """Return sizes of a value: numbers, names or None; or None if the rank is unknown."""
+    if value is None:
+        return None
+    tensor = None if value.shape is not None else tensor_of(value)
+    shape = value.shape if tensor is None else tensor.shape
+    if shape is None:
+        return None
+    return tuple(dim if isinstance(dim, int) else dim.value for dim in shape)
+
+
+# --- units ----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Group:
+    """Units that cut the same dimensions, as many indices of each: interchangeable.
+
+    Attributes:
+        units: Numbers of the units.
+        classes: Class -> number of its indices that one unit has.
+        heads: Whether the units are attention's heads.
+    """
+
+    units: Indices
+    classes: dict[int, int]
+    heads: bool
+
+
+class Units:
+    """Which index of which dimension belongs to which unit.
+
+    Attributes:
+        class_of: Dimension -> number of its class.
+        members: Class -> its dimensions, in the order they were found.
+        labels: Class -> unit of each of its indices; -1 where it has to stay.
+        groups: The units that may be removed, those alike together.
+        reasons: Class -> why some of its indices have to stay.
+    """
+
+    def __init__(self, couplings: Couplings) -> None:
+        import networkx as nx
+
+        self.class_of: dict[Dim, int] = {}
+        self.members: list[list[Dim]] = []
+        order = {dim: index for index, dim in enumerate(couplings.same_as)}
+        for component in nx.connected_components(couplings.same_as):
+            for dim in component:
+                self.class_of[dim] = len(self.members)
+            self.members.append(sorted(component, key=order.__getitem__))
+        self.sizes = [couplings.sizes[dims[0]] for dims in self.members]
+        self.heads = {self.class_of[dim] for dim in couplings.heads}
+        self.reasons: dict[int, str] = {}
+        for dim, reason in couplings.whole.items():
+            self.reasons.setdefault(self.class_of[dim], reason)
+        mappings = [*couplings.mappings]
+        self._spread_heads(couplings.products)
+        for product in couplings.products:
+            mappings += self._decide(product, couplings)
+        self.labels, self.groups = self._label(mappings)
+
+    def of(self, dim: Dim) -> Indices | None:
+        """Return the unit of each index of a dimension, or None if nothing is known of it."""
+        found = self.class_of.get(dim)
+        return None if found is None else self.labels[found]
+
+    def _spread_heads(self, products: Sequence[Product]) -> None:
+        """What heads are a multiple of, as of keys that several queries share, are heads too."""
+        found = -1
+        while found != len(self.heads):
+            found = len(self.heads)
+            for product in products:
+                if self.class_of[product.whole] in self.heads:
+                    factors = {self.class_of[factor] for factor in product.factors}
+                    self.heads |= factors - self.reasons.keys()
+
+    def _decide(self, product: Product, couplings: Couplings) -> list[Mapping]:
+        """Choose the factor to cut: heads, or the largest there is."""
+        classes = [self.class_of[factor] for factor in product.factors]
+        free = [at for at, found in enumerate(classes) if found not in self.reasons]
+        heads = [at for at in free if classes[at] in self.heads]
+        if not free:
+            reason = self.reasons[classes[0]]
+            self.reasons.setdefault(self.class_of[product.whole], reason)
+            return []
+        chosen = heads[0] if heads else max(free, key=lambda at: (self.sizes[classes[at]], -at))
+        for at, found in enumerate(classes):
+            if at != chosen and found != classes[chosen]:
+                self.reasons.setdefault(found, f"{product.op_type} cuts another axis")
+        sizes = [couplings.sizes[factor] for factor in product.factors]
+        index = np.arange(couplings.sizes[product.whole])
+        behind = int(np.prod(sizes[chosen + 1 :], dtype=np.int64))
+        return [
+            Mapping(product.whole, index, product.factors[chosen], index // behind % sizes[chosen])
+        ]
+
+    def _label(self, mappings: Sequence[Mapping]) -> tuple[list[Indices], list[Group]]:
+        starts = np.concatenate([[0], np.cumsum(self.sizes, dtype=np.int64)])
+        none: list[Indices] = [np.zeros(0, np.int64)]
+        lefts = [starts[self.class_of[each.left]] + each.left_at for each in mappings]
+        rights = [starts[self.class_of[each.right]] + each.right_at for each in mappings]
+        unit = _components(
+            int(starts[-1]), np.concatenate(lefts or none), np.concatenate(rights or none)
+        )
+        kept = np.zeros(int(starts[-1]), bool)
+        for found in self.reasons:
+            kept[unit[starts[found] : starts[found + 1]]] = True
+        self._spread_reasons(unit, kept, starts)
+        unit = np.where(kept[unit], -1, unit)
+        labels = [unit[starts[at] : starts[at + 1]] for at in range(len(self.members))]
+        signatures: dict[int, list[tuple[int, int]]] = {}
+        for at, label in enumerate(labels):
+            present, counts = np.unique(label[label >= 0], return_counts=True)
+            for one, count in zip(present.tolist(), counts.tolist(), strict=True):
+                signatures.setdefault(one, []).append((at, count))
+        alike: dict[tuple[tuple[int, int], ...], list[int]] = {}
+        for one in sorted(signatures):
+            alike.setdefault(tuple(signatures[one]), []).append(one)
+        groups = [
+            Group(np.array(units), dict(key), any(at in self.heads for at, _ in key))
+            for key, units in alike.items()
+        ]
+        return labels, groups
+
+    def _spread_reasons(self, unit: Indices, kept: NDArray[np.bool_], starts: Indices) -> None:
+        """Let classes that are coupled with one that stays give its reason."""
+        first: dict[int, str] = {}
+        for found, reason in self.reasons.items():
+            for root in np.unique(unit[starts[found] : starts[found + 1]]).tolist():
+                first.setdefault(root, reason)
+        for at in range(len(self.members)):
+            roots = unit[starts[at] : starts[at + 1]]
+            held = roots[kept[roots]]
+            if held.size:
+                self.reasons.setdefault(at, first[int(held[0])])
+
+
+def _components(count: int, left: Indices, right: Indices) -> Indices:
+    """Return the smallest member of each element's connected component.
+
+    Each round hooks roots to smaller ones and then shortens all paths; the number of rounds grows
+    with the logarithm of the number of elements. (Y. Shiloach and U. Vishkin, 1982.)
+    """
+    root = np.arange(count)
+    while True:
+        ours, theirs = root[left], root[right]
+        if bool((ours == theirs).all()):
+            return root
+        least = np.minimum(ours, theirs)
+        np.minimum.at(root, ours, least)
+        np.minimum.at(root, theirs, least)
+        while not np.array_equal(root[root], root):
+            root = root[root]
+
+
+# --- the graph ------------------------------------------------------------------------------------
+
+
+def couplings_of(model: ir.Model) -> Couplings:
+    """Ask every operator of the main graph; needs shapes (`infer_shapes`).
+
+    Values that a subgraph reads stay whole, and so do the model's inputs and outputs.
+    """
+    from burnish.passes.prune.operators import RULES
+    from burnish.passes.prune.sizes import read_sizes
+
+    couplings = Couplings()
+    graph = model.graph
+    for value in graph.inputs:
+        _keep_all(couplings, value, "an input of the model")
+    for value in graph.outputs:
+        _keep_all(couplings, value, "an output of the model")
+    for node in graph:
+        couplings.read(node, RULES.get((node.domain, node.op_type)))
+        for inner in _captured(node):
+            _keep_all(couplings, inner, "a subgraph reads it")
+    read_sizes(graph, couplings)
+    return couplings
+
+
+def _keep_all(couplings: Couplings, value: ir.Value, reason: str) -> None:
+    for dim in couplings.dims(value):
+        couplings.keep(dim, reason)
+
+
+def _captured(node: ir.Node) -> Sequence[ir.Value]:
+    from burnish.passes.edit import subgraphs
+
+    values: dict[ir.Value, Any] = {}
+    for graph in subgraphs(node):
+        for inner in graph.all_nodes():
+            values.update(dict.fromkeys(value for value in inner.inputs if value is not None))
+        values.update(dict.fromkeys(graph.outputs))
+    return list(values)
