@@ -10,7 +10,10 @@ operators listed here, so placement decides speed; and each pair rounds, so it d
   their result as it is.
 - What lies between two of them (pooling, reshaping, Add, Concat) goes along only if its inputs are
   uint8 already and a quantized operator wants its result. So the residual sums of transformers,
-  softmax, norms and activations such as Gelu keep their precision.
+  softmax, norms and activations such as Gelu keep their precision. A sum of two results that are
+  uint8 anyway needs no one to want it: both would have to be turned into floats for it.
+- MatMul and Gemm that are otherwise left to the dynamic form (`along`) go along where their input
+  is uint8 already: it would only be rounded a second time.
 - A depthwise Conv does little arithmetic for each number it moves: it goes along on the same terms.
 """
 
@@ -104,6 +107,7 @@ def place(
     model: ir.Model,
     *,
     ops: tuple[str, ...] = WEIGHTED,
+    along: tuple[str, ...] = (),
     exclude: tuple[str, ...] = (),
     refuse: Refuse = lambda *_: None,
 ) -> Plan:
@@ -112,6 +116,7 @@ def place(
     Args:
         model: The model; it is not changed.
         ops: The operators with weights to quantize.
+        along: Those to quantize only where their input is uint8 already.
         exclude: Glob patterns; nodes with a name or an output name that matches stay float.
         refuse: Is told (rule, node, reason) of each operator of `ops` that stays float.
     """
@@ -132,15 +137,20 @@ def place(
         refuse(rule_of(node), node, "inside a function of the model")
     joining = {node for node in nodes if _can_join(node) and not kept_float(node, exclude)}
     joining |= {node for node in weighted if is_depthwise(node)}
+    products = {node for node in nodes if node.op_type in along and not kept_float(node, exclude)}
+    products = {node for node in products if _unsuitable(node) is None}
+    joining |= products
+    weighted |= products
     while True:  # those that stay behind may leave others alone
         plan = _forward(nodes, weighted, joining, _wanted(nodes, weighted, joining))
         joined = {step.node for step in plan.steps} & joining
         if joined == joining:
             break
         joining, stayed = joined, joining - joined
-        for node in stayed & weighted:
-            weighted.discard(node)
-            refuse(rule_of(node), node, "depthwise, and not between quantized operators")
+        weighted -= stayed
+        for node in nodes:
+            if node in stayed and is_depthwise(node):
+                refuse(rule_of(node), node, "depthwise, and not between quantized operators")
     return plan
 
 
@@ -150,7 +160,8 @@ def _wanted(
     """Return values that an operator which may be quantized takes as an activation."""
     wanted: set[ir.Value | None] = set()
     for node in reversed(nodes):
-        if (result_of(node) in wanted) if node in joining else (node in weighted):
+        needs_user = node in joining and not _is_product(node)
+        if (result_of(node) in wanted) if needs_user else (node in weighted):
             wanted |= {node.inputs[index] for index in _data_inputs(node)}
     return wanted
 
@@ -170,13 +181,13 @@ def _forward(
         inputs = _data_inputs(node)
         given = result_of(node)
         taken = given in wanted and not given.is_graph_output()
-        if node in joining and not (
-            taken and all(node.inputs[index] in carried for index in inputs)
-        ):
+        if node in joining and not all(node.inputs[index] in carried for index in inputs):
+            continue
+        if node in joining and not (taken or _needs_no_user(node)):
             continue
         # A float result that is rounded for one user and not for another ends the fusion: either
         # all users take the rounded one, or none.
-        result = given if taken or node.op_type not in ("MatMul", "Gemm") else None
+        result = given if taken or not _is_product(node) else None
         plan.steps.append(Step(node, inputs, result, weighted=node in weighted))
         if result is None:
             continue
@@ -185,6 +196,17 @@ def _forward(
             assert node.inputs[0] is not None
             plan.same_scale[result] = node.inputs[0]
     return plan
+
+
+def _is_product(node: ir.Node) -> bool:
+    return node.op_type in ("MatMul", "Gemm")
+
+
+def _needs_no_user(node: ir.Node) -> bool:
+    """Whether an operator between quantized ones pays even if its result is wanted as float."""
+    if node.op_type == "Add":
+        return not result_of(node).is_graph_output()
+    return _is_product(node)
 
 
 def result_of(node: ir.Node) -> ir.Value:

@@ -56,6 +56,7 @@ class Recipe(Pass, ABC):
             ranges=self.ranges,
             per_channel=self.per_channel,
             ops=("Conv",) if auto else QuantStatic.ops,
+            along=("MatMul", "Gemm") if auto else (),
             exclude=self.exclude,
             optional=auto,
         )

@@ -19,7 +19,7 @@ from burnish.passes.options import option
 from burnish.passes.quant.correct import mean_shift
 from burnish.passes.quant.insert import add_initializer, digest, drop_unused, make_node
 from burnish.passes.quant.observers import METHODS, observer
-from burnish.passes.quant.placement import JOINING, Plan, Step, place
+from burnish.passes.quant.placement import JOINING, Plan, Refuse, Step, place
 from burnish.passes.quant.ranges import Observed, Ranges, calibrate
 from burnish.passes.quant.ready import mark_quantized, passed_through, raise_opset
 from burnish.passes.quant.scheme import (
@@ -67,6 +67,11 @@ class QuantStatic(Pass):
     per_channel: bool = option(True, help="one scale for each output channel of the weights")
     correct_bias: bool = option(True, help="let biases make up for the mean error of the weights")
     ops: tuple[str, ...] = option(WEIGHTED, help="operators to quantize", choices=WEIGHTED)
+    along: tuple[str, ...] = option(
+        (),
+        help="operators to quantize only where their input is int8 already",
+        choices=("MatMul", "Gemm"),
+    )
     exclude: tuple[str, ...] = option((), help="glob patterns of names of nodes that stay float")
     optional: bool = option(False, help="without calibration data, say so instead of failing")
 
@@ -79,7 +84,7 @@ class QuantStatic(Pass):
         if passed_through(model, ctx):
             return
         infer_shapes(model)
-        plan = place(model, ops=self.ops, exclude=self.exclude, refuse=ctx.refuse)
+        plan = self._plan(model, ctx.refuse)
         if not plan.steps:
             return
         known = None if self.ranges is None else Ranges.load(Path(self.ranges))
@@ -89,7 +94,7 @@ class QuantStatic(Pass):
         if model.opset_imports.get("", 0) < OPSET:
             if not raise_opset(model, OPSET, ctx):
                 return
-            plan = place(model, ops=self.ops, exclude=self.exclude)  # nodes may be others now
+            plan = self._plan(model)  # nodes may be others now
         values = self._calibrated(model, plan, known, ctx)
         bits = weight_bits(ctx.target.int8_accumulator_bits)
         editor = _Editor(model.graph, plan, values, bits, self.per_channel, self.correct_bias)
@@ -107,6 +112,10 @@ class QuantStatic(Pass):
                 with ctx.rewrite(KEEP_FLOAT, node) as go:
                     if go:
                         shield(node)
+
+    def _plan(self, model: ir.Model, refuse: Refuse = lambda *_: None) -> Plan:
+        along = tuple(op for op in self.along if op not in self.ops)
+        return place(model, ops=self.ops, along=along, exclude=self.exclude, refuse=refuse)
 
     def _calibrated(
         self, model: ir.Model, plan: Plan, known: Ranges | None, ctx: PassContext

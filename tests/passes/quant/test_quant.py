@@ -32,7 +32,7 @@ def test_expansion_and_text() -> None:
     auto = Pipeline.parse("quant{calibrate=entropy exclude=head.*}").expand()
     assert str(auto) == (
         "mixed-precision{calibrate=entropy exclude=head.*},"
-        "quant-static{calibrate=entropy ops=Conv exclude=head.* optional=true},"
+        "quant-static{calibrate=entropy ops=Conv along=MatMul,Gemm exclude=head.* optional=true},"
         "quant-dynamic{exclude=head.*},quant-tables{exclude=head.*}"
     )
     assert Pipeline.parse(str(auto)) == auto
