@@ -54,9 +54,16 @@ def has_attention(model: ir.Model) -> bool:
     )
 
 
+# What may stand between a Softmax and its product: a guard against NaN, a type, heads apart.
+_BETWEEN = frozenset({"Where", "Cast", "Reshape"})
+
+
 def _is_multiplied(softmax: ir.Node) -> bool:
-    """Whether a Softmax goes into a product: at once, guarded against NaN, or reshaped."""
+    """Whether a Softmax goes into a product, perhaps with one of each of `_BETWEEN` between."""
     users = softmax.outputs[0].consumers()
-    between = [user for user in users if user.op_type in ("Where", "Reshape")]
-    behind = [user for node in between for user in node.outputs[0].consumers()]
-    return any(user.op_type == "MatMul" for user in (*users, *behind))
+    for _ in range(1 + len(_BETWEEN)):
+        if any(user.op_type == "MatMul" for user in users):
+            return True
+        between = [user for user in users if user.op_type in _BETWEEN]
+        users = tuple(user for node in between for user in node.outputs[0].consumers())
+    return False

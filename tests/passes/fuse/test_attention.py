@@ -198,23 +198,218 @@ def test_the_operator_set_of_a_classifier_stays() -> None:
     assert model.opset_imports[""] == 21
 
 
+# --- scales and caps ---------------------------------------------------------------------------
+
+CAPPED = f"{PRODUCT} d = Div(a, cap) h = Tanh(d) e = Mul(h, cap)"
+CAPPED_SIGNATURE = SIGNATURE.replace("float c,", "float c, float cap,")
+CAPS_SLOWLY = dataclasses.replace(CPU, preferences=(Preference("Attention-softcap", False, 0.4),))
+
+
+@pytest.mark.parametrize(
+    "end", [f"z = Add(e, xb) {PLAIN}", f"z = Where(xm, e, low) {PLAIN}", "z = Mul(e, one) " + PLAIN]
+)
+def test_scores_that_are_capped(freeze: Freeze, end: str) -> None:
+    signature = CAPPED_SIGNATURE.replace("float c,", "float c, float one,")
+    model = freeze(f"{signature} {{ {CAPPED} {end} }}", opset=23, cap=0.7, one=0.5, **NUMBERS)
+    original = model.clone()
+    if "Mul(e, one)" in end:  # c tanh(s / c) / 2 is no cap of s
+        reason = "the scores are scaled behind a mask"
+        assert_refuses(attention, model, reason, target=WANTS)
+        return
+    run_pass("fuse-attention", model, target=WANTS)
+    (node,) = [node for node in model.graph if node.op_type == "Attention"]
+    assert node.attributes["softcap"].as_float() == pytest.approx(0.7)
+    assert_same_outputs(original, model)
+
+
+@pytest.mark.parametrize(
+    ("target", "reason"),
+    [
+        (CAPS_SLOWLY, "target cpu runs it no faster fused (0.40x)"),
+        (WANTS_MHA, "MultiHeadAttention does not cap its scores"),
+    ],
+    ids=["slow", "microsoft"],
+)
+def test_caps_that_are_not_wanted(freeze: Freeze, target: Target, reason: str) -> None:
+    if target is CAPS_SLOWLY:
+        slow = Preference("microsoft.MultiHeadAttention", False, 0.97)
+        target = dataclasses.replace(target, preferences=(*target.preferences, slow))
+    text = f"{CAPPED_SIGNATURE} {{ {CAPPED} z = Add(e, xb) {PLAIN} }}"
+    model = freeze(text, opset=23, cap=0.7, **NUMBERS)
+    assert_refuses(attention, model, reason, target=target)
+
+
+def test_a_cap_behind_a_mask_is_none(freeze: Freeze) -> None:
+    body = f"{PRODUCT} b = Add(a, xb) d = Div(b, cap) h = Tanh(d) z = Mul(h, cap) {PLAIN}"
+    model = freeze(f"{CAPPED_SIGNATURE} {{ {body} }}", opset=23, cap=2, **NUMBERS)
+    assert_refuses(attention, model, "capped behind a mask", target=WANTS)
+
+
+BY_HEAD = SIGNATURE.replace("float c,", "float c, float[4,1,1] v,")
+
+
+@pytest.mark.parametrize("product", ["z = Mul(a, v)", "e = Mul(v, a) z = Add(e, xb)"])
+def test_a_scale_for_each_head(freeze: Freeze, product: str) -> None:
+    """As Swin V2 has it."""
+    model = freeze(f"{BY_HEAD} {{ {PRODUCT} {product} {PLAIN} }}", opset=23, **NUMBERS)
+    assert fused(model) == ["Mul", "Attention"]
+
+
+def test_a_scale_for_each_head_behind_a_mask(freeze: Freeze) -> None:
+    text = f"{BY_HEAD} {{ {PRODUCT} e = Add(a, xb) z = Mul(e, v) {PLAIN} }}"
+    model = freeze(text, opset=23, **NUMBERS)
+    assert_refuses(attention, model, "scaled behind a mask", target=WANTS)
+
+
+# --- float16 -----------------------------------------------------------------------------------
+
+HALF = SIGNATURE.replace("float[N", "float16[N").replace("float16[N,4,2,3] xb", "float[N,4,2,3] xb")
+WIDE = "t = Transpose<perm=[0,1,3,2]>(xk) s = MatMul(xq, t) f = Cast<to=1>(s) a = Mul(f, c)"
+
+
+def test_a_softmax_in_float32_between_float16(freeze: Freeze) -> None:
+    """Compared with tolerance 1e-2: float16."""
+    body = f"{WIDE} z = Add(a, xb) p = Softmax(z) h = Cast<to=10>(p) y = MatMul(h, xv)"
+    model = freeze(f"{HALF} {{ {body} }}", opset=23, **NUMBERS)
+    assert fused(model) == ["Cast", "Attention"]
+
+
+def test_queries_in_float32_between_float16(freeze: Freeze) -> None:
+    body = (
+        "q = Cast<to=1>(xq) k = Cast<to=1>(xk) t = Transpose<perm=[0,1,3,2]>(k) s = MatMul(q, t)"
+        " a = Mul(s, c) p = Softmax(a) h = Cast<to=10>(p) y = MatMul(h, xv)"
+    )
+    model = freeze(f"{HALF} {{ {body} }}", opset=23, **NUMBERS)
+    assert fused(model) == ["Attention"]
+
+
+def test_queries_and_values_of_different_types_are_refused(freeze: Freeze) -> None:
+    body = f"{WIDE} p = Softmax(a) w = Cast<to=1>(xv) o = MatMul(p, w) y = Cast<to=10>(o)"
+    model = freeze(f"{HALF} {{ {body} }}", opset=23, **NUMBERS)
+    assert_refuses(attention, model, "different types", target=WANTS)
+
+
+@pytest.mark.parametrize("low", [-65504.0, -np.inf])
+def test_masks_of_float16(freeze: Freeze, low: float) -> None:
+    """No row is masked whole; in float16, what such a row gives is a matter of rounding."""
+    signature = HALF.replace("float low", "float16 low").replace("float zero", "float16 zero")
+    signature = signature.replace("float c", "float16 c").replace("bool[N,1,2,3] xm", "bool[3] m")
+    body = (
+        "t = Transpose<perm=[0,1,3,2]>(xk) s = MatMul(xq, t) a = Mul(s, c)"
+        f" b = Where(m, zero, low) z = Add(a, b) {GUARD if low == -np.inf else PLAIN}"
+    )
+    numbers = NUMBERS | {"low": low}
+    model = freeze(f"{signature} {{ {body} }}", opset=23, m=np.array([1, 0, 1]), **numbers)
+    assert "Attention" in fused(model)
+
+
+# --- heads one behind another, and windows -----------------------------------------------------
+
+BEHIND = (
+    "g (float[N,4,S,8] xq, float[N,4,T,8] xk, float[N,4,T,8] xv, float[%s] xb, int64[3] m,"
+    " int64[3] three, int64[4] four, int64[4] out) => (float[N,4,S,8] y) {"
+    " q = Reshape(xq, m) k = Reshape(xk, m) v = Reshape(xv, m) t = Transpose<perm=[0,2,1]>(k)"
+    " s = MatMul(q, t) b = Add(s, xb) z = Reshape(b, four) p = Softmax(z) w = Reshape(p, three)"
+    " o = MatMul(w, v) y = Reshape(o, out) }"
+)
+TARGETS = {"m": [-1, 5, 8], "three": [-1, 5, 5], "four": [2, 4, 5, 5], "out": [2, 4, 5, 8]}
+
+
+@pytest.mark.parametrize("mask", ["8,1,5", "8,5,5"])
+def test_a_mask_of_heads_one_behind_another(freeze: Freeze, mask: str) -> None:
+    """ALiBi as BLOOM has it: a row for all queries of a head."""
+    text = (BEHIND % mask).replace("[N,4,S,8]", "[2,4,5,8]").replace("[N,4,T,8]", "[2,4,5,8]")
+    model = freeze(text, opset=23, **{name: np.array(item) for name, item in TARGETS.items()})
+    assert "Attention" in fused(model)
+
+
+@pytest.mark.parametrize("mask", ["1,5,5", "8,5,1", "1,1,5"])
+def test_a_mask_that_is_broadcast_over_heads_one_behind_another(freeze: Freeze, mask: str) -> None:
+    text = (BEHIND % mask).replace("[N,4,S,8]", "[2,4,5,8]").replace("[N,4,T,8]", "[2,4,5,8]")
+    model = freeze(text, opset=23, **{name: np.array(item) for name, item in TARGETS.items()})
+    assert_refuses(attention, model, "a mask of three axes is not added", target=WANTS)
+
+
+WINDOWED = (
+    "g (float[6,4,5,8] xq, float[6,4,5,8] xk, float[6,4,5,8] xv, float[%s] xb, int64[5] five,"
+    " int64[4] four) => (float[6,4,5,8] y) { t = Transpose<perm=[0,1,3,2]>(xk) s = MatMul(xq, t)"
+    " w = Reshape(s, five) b = Add(w, xb) c = Add(xb, b) z = Reshape(c, four) p = Softmax(z)"
+    " y = MatMul(p, xv) }"
+)
+WINDOWS = {"five": np.array([2, 3, 4, 5, 5]), "four": np.array([6, 4, 5, 5])}
+
+
+def test_a_mask_for_each_window(freeze: Freeze) -> None:
+    """As Swin has it for windows that are shifted; added twice, as Swin V2 does."""
+    model = freeze(WINDOWED % "1,3,1,5,5", opset=23, **WINDOWS)
+    operators = fused(model)
+    assert "Attention" in operators
+    assert "Softmax" not in operators
+
+
+@pytest.mark.parametrize("mask", ["2,3,1,5,5", "1,3,4,5,5", "1,1,1,5,5"])
+def test_other_masks_of_five_axes(freeze: Freeze, mask: str) -> None:
+    model = freeze(WINDOWED % mask, opset=23, **WINDOWS)
+    assert_refuses(attention, model, "not one for each window", target=WANTS)
+
+
 # --- shared heads ------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("heads", "times"), [(2, 2), (1, 4)])
-def test_heads_of_keys_that_several_queries_share(freeze: Freeze, heads: int, times: int) -> None:
-    repeated = "u{0} = Unsqueeze(x{0}, two) e{0} = Expand(u{0}, many) r{0} = Reshape(e{0}, joined)"
-    model = freeze(
+REPEATED = {
+    "expand": "u{0} = Unsqueeze(x{0}, two) e{0} = Expand(u{0}, many) r{0} = Reshape(e{0}, joined)",
+    "tile": "u{0} = Unsqueeze(x{0}, two) e{0} = Tile(u{0}, times) r{0} = Reshape(e{0}, joined)",
+    "gather": "r{0} = Gather<axis=1>(x{0}, runs)",
+    "tile one": "r{0} = Tile(x{0}, once)",
+    "expand one": "r{0} = Expand(x{0}, joined)",
+    "concat one": "r{0} = Concat<axis=1>(x{0}, x{0}, x{0}, x{0})",
+}
+NOT_REPEATED = {
+    "in turns": "r{0} = Tile(x{0}, once)",
+    "in turns by concat": "r{0} = Concat<axis=1>(x{0}, x{0})",
+    "in turns by gather": "r{0} = Gather<axis=1>(x{0}, turns)",
+}
+
+
+def repeated(freeze: Freeze, heads: int, spelling: str) -> ir.Model:
+    """Attention of 4 heads of queries, whose keys and values are repeated."""
+    times = 4 // heads
+    return freeze(
         f"g (float[2,4,2,8] xq, float[2,{heads},3,8] xk, float[2,{heads},3,8] xv, int64[1] two,"
-        " int64[5] many, int64[4] joined) => (float[2,4,2,8] y) {"
-        f"{repeated.format('k')} {repeated.format('v')}"
+        " int64[5] many, int64[5] times, int64[4] joined, int64[4] once, int64[4] runs,"
+        f" int64[4] turns) => (float[2,4,2,8] y) {{ {spelling.format('k')} {spelling.format('v')}"
         " t = Transpose<perm=[0,1,3,2]>(rk) s = MatMul(xq, t) p = Softmax(s) y = MatMul(p, rv) }",
         opset=23,
         two=2,
         many=np.array([2, heads, times, 3, 8]),
+        times=np.array([1, 1, times, 1, 1]),
         joined=np.array([2, 4, 3, 8]),
+        once=np.array([1, times, 1, 1]),
+        runs=np.repeat(np.arange(heads), times),
+        turns=np.tile(np.arange(heads), times),
     )
+
+
+@pytest.mark.parametrize(
+    ("heads", "spelling"),
+    [
+        *((heads, name) for name in ("expand", "tile", "gather") for heads in (1, 2)),
+        *((1, name) for name in ("tile one", "expand one", "concat one")),
+    ],
+)
+def test_heads_of_keys_that_several_queries_share(
+    freeze: Freeze, heads: int, spelling: str
+) -> None:
+    model = repeated(freeze, heads, REPEATED[spelling])
     assert fused(model) == ["Attention"]
+
+
+@pytest.mark.parametrize("spelling", NOT_REPEATED)
+def test_heads_of_keys_in_turns_stay_repeated(freeze: Freeze, spelling: str) -> None:
+    """Queries 0 and 2 share a head here, not 0 and 1."""
+    operators = fused(repeated(freeze, 2, NOT_REPEATED[spelling]))
+    assert "Attention" in operators
+    assert len(operators) == 3
 
 
 ONE_HEAD = (

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Transformers as both of torch's exporters write them: every attention and norm is found.
 
-Numbers are compared with the runtime's own optimizations off, within `numeric.TOLERANCES`.
+Numbers are compared with the runtime's own optimizations off, within `numeric.TOLERANCES`: relative
+1e-4 for float32, 1e-2 for float16.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
+from burnish.backends.preferences import Preference
 from burnish.backends.target import Target
 from burnish.frontends import load
 from burnish.frontends.pytorch import Exporter
@@ -24,13 +26,20 @@ from burnish.tools.zoo.architectures import ARCHITECTURES, exported
 pytest.importorskip("transformers", reason="exports need torch and transformers")
 
 WANTS = dataclasses.replace(Target.parse("cpu"), preferences=())
+WANTS_GROUPED = dataclasses.replace(
+    WANTS,
+    preferences=(
+        Preference("Attention", False, 0.9),
+        Preference("microsoft.GroupQueryAttention", True, 1.2),
+    ),
+)
 PIPELINE = (
     "upgrade{opset=23},cleanup,known-sizes,fuse-norm,fuse-activation,fuse-attention,fuse-rotary,"
     "cleanup"
 )
 ATTENTIONS = ("Attention", "MultiHeadAttention", "GroupQueryAttention")
 NORMS = ("LayerNormalization", "RMSNormalization", "SimplifiedLayerNormalization")
-FAST = ("bert", "gpt2", "llama", "t5-decoder")
+FAST = ("bert", "gpt2", "llama-causal", "llama-past", "t5-decoder")
 SIZES = {"batch": 2, "sequence": 7, "encoded": 9, "past": 4, "total": 11}
 
 
@@ -55,13 +64,19 @@ def feeds(model: ir.Model) -> dict[str, np.ndarray]:
 
 def cases() -> Iterator[Any]:
     """Each architecture and exporter; slow ones are marked."""
-    for name in ARCHITECTURES:
-        for exporter in ("dynamo", "torchscript"):
+    for name, architecture in ARCHITECTURES.items():
+        for exporter in architecture.exporters:
             marks = [] if name in FAST else [pytest.mark.slow]
-            if (name, exporter) == ("deberta-v2", "torchscript"):
-                reason = "the size of the table of relative positions is not inferred"
-                marks.append(pytest.mark.xfail(reason=reason, raises=AssertionError))
             yield pytest.param(name, exporter, marks=marks)
+
+
+def is_causal(node: ir.Node) -> bool:
+    flag = node.attributes.get("is_causal")
+    return flag is not None and flag.as_int() == 1
+
+
+def has_past(node: ir.Node) -> bool:
+    return len(node.inputs) > 4 and node.inputs[4] is not None
 
 
 @pytest.mark.parametrize(("name", "exporter"), list(cases()))
@@ -70,9 +85,23 @@ def test_every_layer_is_found(name: str, exporter: Exporter) -> None:
     original = model.clone()
     run_pass(PIPELINE, model, target=WANTS)
     found = Counter(node.op_type for node in model.graph.all_nodes())
+    attentions = [node for node in model.graph.all_nodes() if node.op_type in ATTENTIONS]
     wanted = ARCHITECTURES[name]
-    assert sum(found[op_type] for op_type in ATTENTIONS) == wanted.attentions
+    assert len(attentions) == wanted.attentions
+    assert sum(map(is_causal, attentions)) == wanted.causal
+    assert sum(map(has_past, attentions)) == wanted.past
     assert sum(found[op_type] for op_type in NORMS) == wanted.norms
     assert found["RotaryEmbedding"] == wanted.rotary
     assert found["Softmax"] == 0
+    assert_same_outputs(original, model, feeds=feeds(original))
+
+
+@pytest.mark.parametrize("exporter", ["dynamo", "torchscript"])
+def test_a_target_that_prefers_grouped_queries(exporter: Exporter) -> None:
+    model = load(str(exported("llama-causal", exporter))).model
+    original = model.clone()
+    run_pass(PIPELINE, model, target=WANTS_GROUPED)
+    found = Counter(node.op_type for node in model.graph.all_nodes())
+    assert found["GroupQueryAttention"] == ARCHITECTURES["llama-causal"].attentions
+    assert found["Attention"] == 0
     assert_same_outputs(original, model, feeds=feeds(original))
