@@ -3,7 +3,9 @@
 
 A lossless pass must keep the outputs within the rounding of their dtype. A lossy one (pruning,
 quantization) may change them: how much is recorded, and what comes after it is compared with what
-it gave. Both sides run with the runtime's own optimizations off, or it would hide what is tested.
+it gave. Both sides run with the runtime's own optimizations off, or it would hide what is tested, and
+with weights where they lie: rearranging them for a run or two costs more than it gains, and as much
+memory again as they take.
 """
 
 from __future__ import annotations
@@ -79,7 +81,7 @@ class Guard(Instrument):
         if problems:
             raise InputError(f"the model is malformed: {problems[0]}", hint="export it again")
         try:
-            with onnxruntime.session(_repeatable(model)) as session:
+            with onnxruntime.session(_repeatable(model), prepack=False) as session:
                 if self.calibration is not None:
                     self._feeds = list(itertools.islice(self.calibration, _SAMPLES))
                 else:
@@ -177,7 +179,7 @@ class Guard(Instrument):
         from burnish.backends import onnxruntime
 
         try:
-            with onnxruntime.session(_repeatable(model)) as session:
+            with onnxruntime.session(_repeatable(model), prepack=False) as session:
                 if not model.meta.get(OTHER_IO):
                     return [session.run(feeds) for feeds in self._feeds]
                 return [
@@ -258,7 +260,7 @@ class Guard(Instrument):
 
         with (
             contextlib.suppress(BurnishError),
-            onnxruntime.session(model, optimize=level) as session,
+            onnxruntime.session(model, optimize=level, prepack=False) as session,
         ):
             for index in samples:
                 with contextlib.suppress(BurnishError):
