@@ -5,8 +5,14 @@ from __future__ import annotations
 
 import pytest
 
-from burnish.passes.fuse.sizes import size_before_attention, size_before_transpose, size_of_input
-from burnish.testing import assert_refuses, assert_rewrites, parse
+from burnish.passes.fuse.sizes import (
+    size_before_attention,
+    size_before_transpose,
+    size_of_input,
+    size_or_one,
+    size_times_over,
+)
+from burnish.testing import assert_refuses, assert_rewrites, assert_same_outputs, parse, run_pass
 
 HEADER = '<ir_version: 10, opset_import: ["" : 23]>\n'
 
@@ -84,3 +90,126 @@ def test_sizes_of_an_attention_on_three_axes_stay() -> None:
         "{ a = Attention<q_num_heads=2, kv_num_heads=2>(q, k, v) s = Shape(a) y = Gather(s, i) }"
     )
     assert_refuses(size_before_attention, model, "not one size of four")
+
+
+def test_a_size_that_is_a_sum() -> None:
+    signature = HEADER + "g (float[N,P] p, float[N,S] x) => (int64 y)"
+    before = parse(
+        signature + "<int64 i = {1}> { a = Concat<axis=1>(p, x) s = Shape(a) y = Gather(s, i) }"
+    )
+    after = parse(
+        signature + "<int64 i = {1}> { s = Shape(p) a = Gather(s, i) t = Shape(x)"
+        " b = Gather(t, i) y = Add(a, b) }"
+    )
+    assert_rewrites(size_of_input, before, after)
+
+
+def test_a_size_that_is_a_product() -> None:
+    constants = "<int64 i = {0}, int64[2] m = {-1, 6}, int64 four = {4}>"
+    before = parse(
+        HEADER
+        + "g (float[N,4,6] x) => (int64 y)"
+        + constants
+        + "{ a = Reshape(x, m) s = Shape(a) y = Gather(s, i) }"
+    )
+    after = parse(
+        HEADER
+        + "g (float[N,4,6] x) => (int64 y)"
+        + constants
+        + "{ s = Shape(x) a = Gather(s, i) y = Mul(a, four) }"
+    )
+    assert_rewrites(size_of_input, before, after)
+
+
+def test_the_shape_of_one_axis() -> None:
+    signature = HEADER + "g (float[N,S] x) => (int64[1] y)"
+    before = parse(signature + "{ a = Abs(x) y = Shape<start=1, end=2>(a) }")
+    after = parse(signature + "<int64[1] i = {1}> { s = Shape(x) y = Gather(s, i) }")
+    assert_rewrites(size_of_input, before, after)
+
+
+# --- sizes or 1 --------------------------------------------------------------------------------
+
+TARGET = (
+    "g (float[N,S] x, float[1,1,1] z) => (float[N,C,S] y) <int64[1] minus = {-1},"
+    " int64[3] minuses = {-1, -1, -1}, int64[3] ones = {1, 1, 1}, int64[1] one = {1},"
+    " bool[3] which = {0, 1, 0}, int64[1] first = {0}, int64[1] second = {1}> { s = Shape(x)"
+    " n = Gather(s, first) l = Gather(s, second) c = Concat<axis=0>(%s) %s y = Expand(z, w) }"
+)
+
+
+@pytest.mark.parametrize(
+    "choice",
+    ["e = Equal(c, minuses) w = Where(e, ones, c)", "w = Where(which, ones, c)"],
+    ids=["computed", "folded"],
+)
+def test_size_or_one(choice: str) -> None:
+    before = parse(HEADER + TARGET % ("n, minus, l", choice))
+    after = parse(HEADER + TARGET % ("n, one, l", "w = Identity(c)"))
+    run_pass("cleanup", after)
+    original = before.clone()
+    run_pass(size_or_one, before)
+    run_pass("cleanup", before)
+    assert "Where" not in [node.op_type for node in before.graph]
+    assert_same_outputs(original, before)
+
+
+@pytest.mark.parametrize(
+    ("parts", "choice", "reason"),
+    [
+        ("d, minus, l", "e = Equal(c, minuses) w = Where(e, ones, c)", "a size might be -1"),
+        ("n, minus, l", "e = Equal(c, ones) w = Where(e, ones, c)", "not where a size is -1"),
+        (
+            "n, minus, l",
+            "e = Equal(c, minuses) w = Where(e, minuses, c)",
+            "what is chosen is not 1",
+        ),
+    ],
+    ids=["difference", "other", "not 1"],
+)
+def test_other_choices_stay(parts: str, choice: str, reason: str) -> None:
+    text = (TARGET % (parts, choice)).replace("c = Concat", "d = Sub(n, l) c = Concat")
+    assert_refuses(size_or_one, parse(HEADER + text), reason)
+
+
+def test_size_times_over() -> None:
+    signature = HEADER + "g (int64 n) => (int64 y) <int64 four = {4}, int64 two = {2}>"
+    before = parse(signature + "{ m = Mul(n, four) y = Div(m, four) }")
+    assert_rewrites(size_times_over, before, parse(signature + "{ y = Identity(n) }"))
+    other = parse(signature + "{ m = Mul(n, four) y = Div(m, two) }")
+    assert_refuses(size_times_over, other, "multiplied and divided by different numbers")
+    real = parse(
+        HEADER + "g (float n) => (float y) <float c = {3}> { m = Mul(n, c) y = Div(m, c) }"
+    )
+    assert_refuses(size_times_over, real, "not whole numbers")
+
+
+# --- known-sizes -------------------------------------------------------------------------------
+
+
+def test_known_sizes_makes_shapes_known_and_keeps_what_outputs_are_called() -> None:
+    body = (
+        "s = Shape(x) n = Gather(s, first) l = Gather(s, second) c = Concat<axis=0>(n, minus, l)"
+        " k = Shape(c) o = ConstantOfShape<value = int64[1] {1}>(k) m = Mul(o, minus)"
+        " e = Equal(c, m) w = Where(e, o, c) b = Expand(z, w) p = Softmax(b) y = MatMul(p, v)"
+    )
+    model = parse(
+        HEADER + "g (float[N,S] x, float[1,1,1] z, float[N,S,4] v) => (float[M,C,4] y)"
+        " <int64[1] minus = {-1}, int64[1] first = {0}, int64[1] second = {1}>"
+        f" {{ {body} }}"
+    )
+    original = model.clone()
+    run_pass("known-sizes", model)
+    (softmax,) = [node for node in model.graph if node.op_type == "Softmax"]
+    assert str(softmax.outputs[0].shape) == "[N,1,S]"
+    assert str(model.graph.outputs[0].shape) == "[M,1,4]"  # M, though it is N
+    assert_same_outputs(original, model)
+
+
+def test_known_sizes_is_for_models_with_attentions() -> None:
+    model = parse(
+        HEADER + "g (float[N,S] x) => (int64 y) <int64 i = {1}>"
+        "{ a = Abs(x) s = Shape(a) y = Gather(s, i) }"
+    )
+    run_pass("known-sizes", model)
+    assert [node.op_type for node in model.graph] == ["Abs", "Shape", "Gather"]
