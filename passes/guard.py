@@ -3,9 +3,9 @@
 
 A lossless pass must keep the outputs within the rounding of their dtype. A lossy one (pruning,
 quantization) may change them: how much is recorded, and what comes after it is compared with what
-it gave. Both sides run with the runtime's own optimizations off, or it would hide what is tested, and
-with weights where they lie: rearranging them for a run or two costs more than it gains, and as much
-memory again as they take.
+it gave. Both sides run with the runtime's own optimizations off, or it would hide what is tested,
+and with weights where they lie: rearranging them for a run or two costs more than it gains, and
+takes as much memory again.
 """
 
 from __future__ import annotations

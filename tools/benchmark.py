@@ -28,13 +28,14 @@ import onnx_ir as ir
 from burnish.api import versions
 from burnish.backends import measure, onnxruntime
 from burnish.files import write_aside
-from burnish.tools import zoo
+from burnish.tools import decoder, zoo
 from burnish.tools.present import show, size
 
 _SCRIPTS = Path(sysconfig.get_path("scripts"))
 _MODELS = ("ppocrv6-rec", "ppocrv6-det", "minilm-l6-dynamo", "minilm-l6-torchscript")
 _CHAIN_NODES = (1_000, 10_000, 100_000)
 _ROUNDS = 7
+_NO_BYTECODE = "PYTHONDONTWRITEBYTECODE"
 
 Command = Sequence[str | Path]
 
@@ -47,10 +48,12 @@ def time_commands(commands: Mapping[str, Command], rounds: int = _ROUNDS) -> mea
     """
     seconds: dict[str, list[float]] = {name: [] for name in commands}
     order = list(commands)
+    # Installed packages come compiled; what runs from source must be able to keep what it compiles.
+    compiling = {key: value for key, value in os.environ.items() if key != _NO_BYTECODE}
     for turn in range(rounds + 1):
         for name in order:
             started = time.perf_counter()
-            subprocess.run(commands[name], check=True, capture_output=True)
+            subprocess.run(commands[name], check=True, capture_output=True, env=compiling)
             if turn:
                 seconds[name].append(time.perf_counter() - started)
         order.reverse()
@@ -107,8 +110,8 @@ def _inverse(item: measure.Timing) -> str:
     return f"{1 / item.high:.2f} to {1 / item.low:.2f}"
 
 
-# Sizes of dynamic axes for timing, by model: a line of text, a page, a sentence.
-_DIMS: dict[str, tuple[int, ...]] = {
+# Sizes of the inputs for timing, by model: a line of text, a page, a sentence.
+_SHAPES: dict[str, tuple[int, ...]] = {
     "ppocrv6-rec": (1, 3, 48, 320),
     "ppocrv6-det": (1, 3, 480, 480),
     "ppocrv4-rec": (1, 3, 48, 320),
@@ -117,75 +120,69 @@ _DIMS: dict[str, tuple[int, ...]] = {
     "minilm-l6-dynamo": (1, 128),
     "minilm-l6-torchscript": (1, 128),
 }
-_FUSION_MODELS = (
-    *("ppocrv6-rec", "ppocrv6-det", "ppocrv4-rec", "ppocrv4-det", "ppocrv2-cls"),
-    *("minilm-l6-dynamo", "minilm-l6-torchscript", "efficientnet-lite0", "mnist-cnn"),
-    *("light-resnet50", "light-densenet121", "light-inception-v1", "light-inception-v2"),
-    *("light-shufflenet", "light-squeezenet", "light-alexnet", "light-zfnet512", "light-vgg19"),
-    *("fashion-resnet", "quantized-distilbert", "quantized-t5-encoder", "quantized-t5-decoder"),
-)
-_FUSION_ROUNDS = 2
+_PEERS = ("onnxslim", "onnxsim")
 
 
 def fusion(folder: Path) -> list[list[str]]:
-    """Nodes, seconds of the whole process, and float32 speed against the raw model.
+    """Nodes, seconds, and float32 speed against the raw model, of `fuse` and of the peers.
 
-    Processes in turns, with the check of numbers that `optimize` makes by default. Speed on one
-    thread, with all of the runtime's own optimizations, every variant in turns.
+    The seconds are of whole processes, ours with its checks. The speed is on one thread with all
+    of the runtime's own optimizations, every variant in turns. Models that are quantized already
+    are not timed.
     """
-    tools = ("fuse", "onnxslim", "onnxsim")
-    rows = [["model", "nodes", *tools, *(f"seconds: {tool}" for tool in tools)]]
-    rows[0] += [f"speed: {tool}" for tool in tools]
-    gains: list[float] = []
-    for name in _FUSION_MODELS:
-        raw = zoo.fetch(name)
-        paths = {"raw": raw, **{tool: folder / f"{name}.{tool}.onnx" for tool in tools}}
-        ours: Command = [_SCRIPTS / "optimize", raw, "-o", paths["fuse"], "--passes", "fuse"]
-        peers = {tool: [_SCRIPTS / tool, raw, paths[tool]] for tool in tools[1:]}
-        processes = time_commands({"fuse": ours, **peers}, rounds=_FUSION_ROUNDS)
-        seconds = [f"{item.median:.2f}" for item in processes.timings]
-        nodes = [str(ir.load(path).graph.num_nodes()) for path in paths.values()]
+    head = ["model", "nodes", "fuse", *_PEERS, "seconds: fuse", *_PEERS, "speed: fuse", *_PEERS]
+    rows, gains = [head], list[float]()
+    for name in (entry.name for entry in zoo.entries() if entry.kind == "model"):
+        source = zoo.fetch(name)
+        paths = {tool: folder / f"{name}.{tool}.onnx" for tool in ("fuse", *_PEERS)}
+        commands: dict[str, Command] = {
+            "fuse": [_SCRIPTS / "optimize", source, "-o", paths["fuse"], "--passes", "fuse"]
+        }
+        commands |= {peer: [_SCRIPTS / peer, source, paths[peer]] for peer in _PEERS}
+        seconds = time_commands(commands, rounds=3)
+        paths = {"raw": source} | paths
+        row = [name, *(str(ir.load(path).graph.num_nodes()) for path in paths.values())]
+        row += [f"{item.median:.2f}" for item in seconds.timings]
+        if name.startswith("quantized"):
+            rows.append([*row, "", "", ""])
+            continue
         with contextlib.ExitStack() as stack:
             sessions = {
                 tool: stack.enter_context(onnxruntime.session(path, optimize="all"))
                 for tool, path in paths.items()
             }
-            feeds = _timed_feeds(sessions["raw"], _DIMS.get(name))
-            found = measure.compare(sessions, feeds, repeats=60, budget=15)
-        if not name.startswith("quantized-"):
-            gains.append(found["fuse"].speedup)
-        speeds = [
+            feeds = _timed_feeds(sessions["raw"], _SHAPES.get(name))
+            found = measure.compare(sessions, feeds, repeats=60, budget=60)
+        gains.append(found["fuse"].speedup)
+        row += [
             f"{item.speedup:.2f} ({item.low:.2f} to {item.high:.2f})" for item in found.timings[1:]
         ]
-        rows.append([name, *nodes, *seconds, *speeds])
-        show("  ".join(rows[-1]))
-        for tool in tools:
-            paths[tool].unlink()
+        rows.append(row)
+        for path in folder.iterdir():  # some are large
+            path.unlink()
     mean = f"{statistics.geometric_mean(gains):.2f}"
-    rows.append(["geometric mean of float32", *[""] * 7, mean, "", ""])
+    rows.append(["geometric mean", *[""] * 7, mean, "", ""])
     return rows
 
 
 def _timed_feeds(session: onnxruntime.Session, shape: tuple[int, ...] | None) -> dict[str, Any]:
     if shape is None:
         return measure.random_feeds(session, seed=0)
-    dims = {
-        name: size
+    rng = np.random.default_rng(0)
+    return {
+        spec.name: measure.random_array(rng, spec.name, spec.dtype, shape)
         for spec in session.inputs
-        for name, size in zip(spec.shape, shape, strict=True)
-        if isinstance(name, str)
     }
-    return measure.random_feeds(session, seed=0, dims=dims)
 
 
 def scaling(folder: Path) -> list[list[str]]:
-    """Cost a node of `cleanup,fuse`, from a small to a large graph."""
+    """Cost a node of `fuse`, from a small to a large graph."""
     rows = [["nodes", "seconds", "microseconds a node"]]
     for count in _CHAIN_NODES:
         source = folder / f"chain-{count}.onnx"
         ir.save(chain(count), source)
         output = folder / "out.onnx"
-        words = (source, "-o", output, "--passes", "cleanup,fuse", "--verify", "off")
+        words = (source, "-o", output, "--passes", "fuse", "--verify", "off")
         found = time_commands({"": [_SCRIPTS / "optimize", *words]}, rounds=3)
         seconds = found.timings[0].median
         rows.append([f"{count:,}", f"{seconds:.2f}", f"{1e6 * seconds / count:.0f}"])
@@ -224,58 +221,45 @@ def chain(count: int) -> ir.Model:
 
 
 def large_model(folder: Path) -> list[list[str]]:
-    """Peak memory of `cleanup` on a model with 3 GB of external weights."""
-    source = write_large_model(folder / "large.onnx", 3 * 10**9)
-    output = folder / "large.opt.onnx"
-    command = [_SCRIPTS / "optimize", source, "-o", output]
-    words = [str(word) for word in (*command, "--passes", "cleanup", "--verify", "off")]
-    started = time.perf_counter()
-    peak = measure.peak_memory(words)
-    seconds = time.perf_counter() - started
-    written = sum(path.stat().st_size for path in folder.glob("large.opt.onnx*"))
-    return [
-        ["weights", "written", "seconds", "peak memory"],
-        [size(3e9), size(written), f"{seconds:.1f}", size(peak)],
-    ]
+    """Time and memory of `fuse` on a Llama-shaped decoder with 4 GB of external weights."""
+    source, output = folder / "large.onnx", folder / "large.opt.onnx"
+    weights = decoder.write(source)
+    rows = [["command", "nodes", "written", "seconds", "memory", "with pages of mapped files"]]
+    before = ir.load(source).graph.num_nodes()
+    for options in ((), ("--verify", "off")):
+        command = [_SCRIPTS / "optimize", source, "-o", output, "--passes", "fuse", *options]
+        started = time.perf_counter()
+        private, peak = _memory(command)
+        seconds = time.perf_counter() - started
+        nodes = ir.load(output).graph.num_nodes()
+        written = sum(path.stat().st_size for path in folder.glob(f"{output.name}*"))
+        name = " ".join(("optimize", *options))
+        made = [f"{before} to {nodes}", size(written), f"{seconds:.1f}", size(private), size(peak)]
+        rows.append([f"`{name}`", *made])
+    show(f"weights: {size(weights)}")
+    return rows
 
 
-def write_large_model(path: Path, total: int) -> Path:
-    """Write a chain of MatMuls whose distinct weights lie in one external file of `total` bytes."""
-    side = 5_000
-    count = total // (side * side * 4)
-    rng = np.random.default_rng(0)
-    data = path.with_name(path.name + ".data")
-    with data.open("wb") as out:
-        for _ in range(count):
-            out.write(rng.standard_normal((side, side), dtype=np.float32).tobytes())
-    x = ir.Value(name="x", type=ir.TensorType(ir.DataType.FLOAT), shape=ir.Shape(["N", side]))
-    value, nodes, weights = x, [], []
-    for index in range(count):
-        tensor = ir.ExternalTensor(
-            data.name,
-            index * side * side * 4,
-            side * side * 4,
-            ir.DataType.FLOAT,
-            shape=ir.Shape([side, side]),
-            name=f"w{index}",
-            base_dir=path.parent,
+def _memory(command: Command) -> tuple[int, int]:
+    """Run a command; return the most memory of its own it took, and with pages of mapped files.
+
+    The system drops the latter when it needs the room.
+    """
+    private = peak = 0
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    while process.poll() is None:
+        with contextlib.suppress(OSError):
+            status = Path(f"/proc/{process.pid}/status").read_text()
+            found = {key: int(kb) << 10 for key, kb in re.findall(r"(Rss\w+):\s+(\d+) kB", status)}
+            private = max(private, found.get("RssAnon", 0) + found.get("RssShmem", 0))
+            peak = max(peak, sum(found.values()))
+        time.sleep(0.01)
+    if process.returncode:
+        assert process.stderr is not None
+        raise subprocess.CalledProcessError(
+            process.returncode, command, None, process.stderr.read()
         )
-        weight = ir.Value(
-            name=f"w{index}", type=x.type, shape=ir.Shape([side, side]), const_value=tensor
-        )
-        weights.append(weight)
-        for op_type, inputs in (("Identity", [value]), ("MatMul", [None, weight])):
-            inputs = [value if item is None else item for item in inputs]
-            node = ir.Node("", op_type, inputs, name=f"{op_type}{index}")
-            nodes.append(node)
-            value = node.outputs[0]
-            value.name = f"{op_type}{index}_out"
-    value.name, value.type, value.shape = "y", x.type, x.shape
-    graph = ir.Graph(
-        [x], [value], nodes=nodes, initializers=weights, opset_imports={"": 21}, name="g"
-    )
-    ir.save(ir.Model(graph, ir_version=10), path)
-    return path
+    return private, peak
 
 
 _SECTIONS: dict[str, tuple[str, Callable[[Path], list[list[str]]]]] = {
@@ -293,7 +277,10 @@ _SECTIONS: dict[str, tuple[str, Callable[[Path], list[list[str]]]]] = {
         fusion,
     ),
     "scaling": ("Cost a node", scaling),
-    "large": ("A model with 3 GB of external weights through `cleanup`", large_model),
+    "large": (
+        "A Llama-shaped decoder of 32 layers with 4 GB of external weights through `fuse`",
+        large_model,
+    ),
 }
 
 
