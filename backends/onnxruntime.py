@@ -146,6 +146,33 @@ def session(
     Raises:
         InputError: the runtime does not accept the model; names the node where it says which.
     """
+    load = prepare(
+        model,
+        threads=threads,
+        optimize=optimize,
+        extra_outputs=extra_outputs,
+        prepack=prepack,
+        configure=configure,
+    )
+    return load()
+
+
+def prepare(
+    model: ir.Model | Path | bytes,
+    *,
+    threads: int = 1,
+    optimize: Optimize = "off",
+    extra_outputs: Iterable[str] = (),
+    prepack: bool = True,
+    configure: Callable[[onnxruntime.SessionOptions], None] | None = None,
+) -> Callable[[], Session]:
+    """Do what `session` does up to the point from where on the model may be edited again.
+
+    What is returned loads it, from any thread.
+
+    Raises:
+        InputError: the model cannot be written, or its weights cannot be read.
+    """
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -177,11 +204,17 @@ def session(
     else:
         ir_model = _read(model, where) if isinstance(model, (Path, bytes)) else model
         source = _serialize(ir_model, extra, options, keep_alive)
-    try:
-        inner = onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # the runtime's exceptions share no base class
-        raise InputError(f"{where}: ONNX Runtime refuses it: {explain(error)}") from error
-    return Session(inner, keep_alive)
+
+    def load() -> Session:
+        try:
+            inner = onnxruntime.InferenceSession(
+                source, options, providers=["CPUExecutionProvider"]
+            )
+        except Exception as error:  # the runtime's exceptions share no base class
+            raise InputError(f"{where}: ONNX Runtime refuses it: {explain(error)}") from error
+        return Session(inner, keep_alive)
+
+    return load
 
 
 def _read(source: Path | bytes, where: str) -> ir.Model:

@@ -222,6 +222,11 @@ class PassContext:
         """What the running pass has to say beside its rewrites; goes into its report."""
         return self._stack[-1].report.details
 
+    def settle(self) -> None:
+        """Wait for what instruments do beside the passes; something is about to be timed."""
+        for instrument in self.instruments:
+            instrument.settle()
+
     def warn(self, line: str) -> None:
         """Put one line in front of the user, once."""
         if line not in self.warnings:

@@ -159,6 +159,7 @@ class Decisions:
         measure: Whether to time what is not known; otherwise the table of preferences decides.
         replay: Earlier decisions, which answer alone where they are given.
         budget: Seconds left for measuring.
+        settle: Waits until nothing else runs in this process.
     """
 
     target: Target
@@ -168,6 +169,7 @@ class Decisions:
     measure: bool = True
     replay: Replay | None = None
     budget: float = _BUDGET
+    settle: Callable[[], None] = lambda: None
     _taken: dict[object, Decision] = field(default_factory=dict)
     _places: set[tuple[str, str]] = field(default_factory=set)
 
@@ -194,7 +196,9 @@ class Decisions:
 
         earlier = None if replay is None else Replay.load(Path(replay))
         specs = input_specs(model)
-        return Decisions(ctx.target, ctx.warn, specs, ctx.calibration, measure, earlier)
+        return Decisions(
+            ctx.target, ctx.warn, specs, ctx.calibration, measure, earlier, settle=ctx.settle
+        )
 
     @functools.cached_property
     def sample(self) -> Sample:
@@ -297,6 +301,7 @@ class Decisions:
             source = "measured"
             try:
                 self._check_machine()
+                self.settle()
                 answer = timed()
             except CannotMeasure as error:
                 return self._recorded(asked, dtype, f"not measured: {error}")

@@ -12,7 +12,8 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -51,14 +52,14 @@ class Guard(Instrument):
         calibration: Where sample inputs come from; without it they are random.
         seed: Seed of random inputs.
         checks: What was compared, for the report.
-        unchecked: Why numbers were not compared, if they were not.
     """
 
     level: Level
     calibration: CalibrationSource | None
     seed: int
     checks: list[dict[str, Any]] = field(default_factory=list)
-    unchecked: str | None = None
+    _unchecked: str | None = None
+    _original_run: Background | None = None
     _feeds: list[Feeds] = field(default_factory=list)
     _original: list[dict[str, np.ndarray]] = field(default_factory=list)
     _expected: list[dict[str, np.ndarray]] = field(default_factory=list)
@@ -67,32 +68,58 @@ class Guard(Instrument):
     _lossy: bool = False
     _pending: list[str] = field(default_factory=list)
 
+    @property
+    def unchecked(self) -> str | None:
+        """Why numbers were not compared, if they were not."""
+        self.settle()
+        return self._unchecked
+
     def start(self, model: ir.Model) -> None:
         """Run the original model, whose outputs all later ones are compared with.
+
+        It runs beside the passes, until its outputs are needed.
 
         Raises:
             InputError: it is malformed; no pass shall be blamed for that.
         """
         if self.level == "off":
             return
-        from burnish.backends import measure, onnxruntime
+        from burnish.backends import onnxruntime
 
         problems = verify(model)
         if problems:
             raise InputError(f"the model is malformed: {problems[0]}", hint="export it again")
+        self._expected, self._reference = self._original, model.clone()
         try:
-            with onnxruntime.session(_repeatable(model), prepack=False) as session:
-                if self.calibration is not None:
-                    self._feeds = list(itertools.islice(self.calibration, _SAMPLES))
-                else:
+            if self.calibration is not None:
+                self._feeds = list(itertools.islice(self.calibration, _SAMPLES))
+            load = onnxruntime.prepare(_repeatable(model), prepack=False)
+        except BurnishError as error:
+            self._give_up(error)
+            return
+        self._original_run = Background(lambda: self._run_original(load))
+
+    def settle(self) -> None:
+        """Wait for the outputs of the original model."""
+        running, self._original_run = self._original_run, None
+        if running is not None:
+            running.join()
+
+    def _run_original(self, load: Callable[[], Session]) -> None:
+        from burnish.backends import measure
+
+        try:
+            with load() as session:
+                if self.calibration is None:
                     self._feeds = [measure.random_feeds(session, seed=self.seed)]
-                self._original = [session.run(feeds) for feeds in self._feeds]
+                self._original += [session.run(feeds) for feeds in self._feeds]
                 if self.calibration is None:
                     self._add_other_sizes(session)
         except BurnishError as error:
-            self.unchecked = f"the original model does not run: {error}"
-            return
-        self._expected, self._reference = self._original, model.clone()
+            self._give_up(error)
+
+    def _give_up(self, error: BurnishError) -> None:
+        self._unchecked = f"the original model does not run: {error}"
 
     def _add_other_sizes(self, session: Session) -> None:
         """Add a sample of other sizes, where the model takes them.
@@ -141,6 +168,7 @@ class Guard(Instrument):
 
     def finish(self, model: ir.Model) -> None:
         """Check whatever has not been checked yet."""
+        self.settle()
         if self.level == "end":
             self._check(model)
 
@@ -151,6 +179,7 @@ class Guard(Instrument):
 
     def as_dict(self) -> dict[str, Any]:
         """Return what was checked, as plain data."""
+        self.settle()
         source = "random" if self.calibration is None else "calibration"
         return {
             "level": self.level,
@@ -281,6 +310,29 @@ def _as_float(outputs: dict[str, np.ndarray], original: Feeds) -> dict[str, np.n
         name: array.astype(original[name].dtype) if original[name].dtype.kind == "f" else array
         for name, array in outputs.items()
     }
+
+
+class Background:
+    """A function that runs in a thread of its own."""
+
+    def __init__(self, function: Callable[[], None]) -> None:
+        """Start it."""
+        self._function = function
+        self._error: BaseException | None = None
+        self._thread = threading.Thread(target=self._run)
+        self._thread.start()
+
+    def _run(self) -> None:
+        try:
+            self._function()
+        except BaseException as error:
+            self._error = error
+
+    def join(self) -> None:
+        """Wait until it is done, and raise what it raised."""
+        self._thread.join()
+        if self._error is not None:
+            raise self._error
 
 
 def _repeatable(model: ir.Model) -> ir.Model:

@@ -51,6 +51,9 @@ class Instrument:
     def skipped(self, event: Event, model: ir.Model, error: Exception) -> None:
         """Is called when a rule raised before it changed anything; the build goes on without it."""
 
+    def settle(self) -> None:
+        """Is called before something is timed: wait for what runs beside the passes."""
+
 
 @dataclass(frozen=True)
 class BisectLimit(Instrument):
