@@ -4,10 +4,11 @@
 Copies of the model are quantized, timed on this machine and compared with the float model; what
 costs more than it brings is marked, and the passes that follow leave it float:
 
-1. Latency. A kind of operator (3 x 3 convolutions of few channels, depthwise ones, ...) whose int8
+1. Residual sums are int8 too, if that is faster and adds little to the error on samples.
+2. Latency. A kind of operator (3 x 3 convolutions of few channels, depthwise ones, ...) whose int8
    form makes the whole model slower stays float. If the model is then still slower than in float,
    all of it stays float.
-2. Accuracy, with `max_drop`. One region at a time is quantized, on samples held out from
+3. Accuracy, with `max_drop`. One region at a time is quantized, on samples held out from
    calibration; then the fewest of the most sensitive regions that have to stay float are found by
    bisection.
 
@@ -19,6 +20,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import itertools
 import math
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict, dataclass, field
@@ -36,6 +38,7 @@ from burnish.passes.quant.placement import is_depthwise
 from burnish.passes.quant.ready import passed_through, raise_opset
 from burnish.passes.quant.recipe import Recipe
 from burnish.passes.quant.sensitivity import (
+    SAMPLES,
     Likeness,
     Reference,
     Run,
@@ -44,7 +47,7 @@ from burnish.passes.quant.sensitivity import (
     held_out,
     not_held_out,
 )
-from burnish.passes.quant.static import OBSERVED
+from burnish.passes.quant.static import OBSERVED, RESIDUAL
 from burnish.passes.quant.weighted import KEEP, Weights, weights_of
 from burnish.passes.region import CannotMeasure
 from burnish.passes.shapes import infer_shapes
@@ -57,6 +60,7 @@ if TYPE_CHECKING:
     from burnish.backends.onnxruntime import Session
 
 RULE = "stay-float"
+_RESIDUAL_SUMS = "int8 for residual sums"
 SLOWER = "int8 is measured slower on this machine"
 INACCURATE = "int8 costs more accuracy than max_drop allows"
 
@@ -64,6 +68,8 @@ _OPS = ("Conv", "Gather", "Gemm", "MatMul")
 _MOST_KINDS = 12
 _SECONDS = 1.0  # for one comparison
 _ROUNDS = 200
+_WORSE = 1.25
+"""Residual sums in int8 may raise the error on samples by this factor."""
 _FEW = 32
 """Channels: fewer fill a vector of int8 numbers badly."""
 
@@ -103,6 +109,8 @@ class MixedPrecision(Recipe):
             search.interrupt()
         if len(search.kept) < len(trials.regions):
             raise_opset(model, trials.opset, ctx)
+        if trials.residual:
+            model.meta[RESIDUAL] = True
         nodes = trials.matching(model)
         for index, reason in sorted(search.kept.items()):
             with ctx.rewrite(RULE, nodes[index]) as go:
@@ -131,6 +139,7 @@ class _Trials:
         self.recipe, self.ctx = recipe, ctx
         self.model = _copy(model)
         self.calibration = ctx.calibration if judge is None else judge.calibration
+        self.residual = False
         self.whole, self.regions = self._quantized((), ctx.progress)
         self.opset = self.whole.opset_imports.get("", 0)
         if self.opset > model.opset_imports.get("", 0):  # other nodes may stand in their places
@@ -148,6 +157,36 @@ class _Trials:
     def quantized(self, float_: Collection[int]) -> ir.Model:
         """Return a copy in which operators of these numbers stay float."""
         return self._quantized(float_)[0] if float_ else self.whole
+
+    def try_residual(self, faster: Callable[[ir.Model, ir.Model], bool]) -> None:
+        """Compute residual sums in int8 if that is faster and adds little to the error.
+
+        Args:
+            faster: Whether the second model is faster than the first.
+        """
+        if self.residual or self.ctx.calibration is None:
+            return
+        self.residual = True
+        rounded, regions = self._quantized(())
+        self.residual = (
+            regions == self.regions
+            and _skeleton(rounded) != _skeleton(self.whole)
+            and faster(self.whole, rounded)
+            and self._error(rounded) <= _WORSE * self._error(self.whole)
+        )
+        if self.residual:
+            self.whole = rounded
+            self.model.meta[OBSERVED] = rounded.meta[OBSERVED]
+
+    def _error(self, model: ir.Model) -> float:
+        with _session(model) as session:
+            return self._reference.compare(session.run).error
+
+    @functools.cached_property
+    def _reference(self) -> Reference:
+        samples = self.ctx.calibration or ()
+        with _session(self.model) as session:
+            return Reference(session.run, held_out(samples) or itertools.islice(samples, SAMPLES))
 
     def matching(self, model: ir.Model) -> dict[int, ir.Node]:
         """Return the operators by number in the model itself.
@@ -190,6 +229,8 @@ class _Trials:
         nodes = _walk(copy)
         for index in float_:
             nodes[index].meta[KEEP] = SLOWER
+        if self.residual:
+            copy.meta[RESIDUAL] = True
         ctx = self._context()
         if progress is not None:
             ctx.progress = progress
@@ -329,6 +370,9 @@ class _Search:
 
     def by_time(self) -> None:
         """Leave float what makes the model slower as int8; all of it if the model gets slower."""
+        self.trials.try_residual(
+            lambda before, after: _is_faster(self._decide(_RESIDUAL_SUMS, before, after))
+        )
         kinds: dict[str, list[int]] = {}
         for index in self.trials.regions:
             kinds.setdefault(self.trials.kind(index), []).append(index)
@@ -356,11 +400,13 @@ class _Search:
 
     def _ask(self, question: str, without: Mapping[int, str]) -> Decision:
         """Ask whether the model as it is now is as fast as with other operators left float."""
-        decisions = self.trials.ctx.decisions
-        assert decisions is not None
         whole = len(without) == len(self.trials.regions)
         before = self.trials.model if whole else self.trials.quantized(without)
-        after = self.trials.quantized(self.kept)
+        return self._decide(question, before, self.trials.quantized(self.kept))
+
+    def _decide(self, question: str, before: ir.Model, after: ir.Model) -> Decision:
+        decisions = self.trials.ctx.decisions
+        assert decisions is not None
         feeds = dict(decisions.sample.feeds)
         sizes = [f"{name}:{'x'.join(map(str, array.shape))}" for name, array in feeds.items()]
         digest = hashlib.sha256(repr((_skeleton(before), _skeleton(after), sizes)).encode())
@@ -447,10 +493,16 @@ class _Search:
             "float": kept,
             "scores": self.scores,
             "sensitivity": self.sensitivity,
+            "residual_sums": "int8" if self.trials.residual else "float",
             "holds_on": "machines that add int8 products in 32 bits (VNNI, AMX, Arm)"
             if wide
             else "all machines: weights keep to 7 bits",
         }
+
+
+def _is_faster(decision: Decision) -> bool:
+    """Whether a decision was for what was done, and not for want of anything better."""
+    return decision.chosen == "rewritten" and (decision.low or 0) > 1
 
 
 def _timed(before: ir.Model, after: ir.Model, feeds: Mapping[str, np.ndarray]) -> Answer:

@@ -109,6 +109,7 @@ def place(
     ops: tuple[str, ...] = WEIGHTED,
     along: tuple[str, ...] = (),
     exclude: tuple[str, ...] = (),
+    residual: bool = False,
     refuse: Refuse = lambda *_: None,
 ) -> Plan:
     """Decide what to quantize in the main graph of a model whose shapes have been inferred.
@@ -118,6 +119,7 @@ def place(
         ops: The operators with weights to quantize.
         along: Those to quantize only where their input is uint8 already.
         exclude: Glob patterns; nodes with a name or an output name that matches stay float.
+        residual: Round a value that a quantized operator takes for the sums that take it, too.
         refuse: Is told (rule, node, reason) of each operator of `ops` that stays float.
     """
     nodes = [node for node in model.graph if node.domain == ""]
@@ -142,7 +144,9 @@ def place(
     joining |= products
     weighted |= products
     while True:  # those that stay behind may leave others alone
-        plan = _forward(nodes, weighted, joining, _wanted(nodes, weighted, joining))
+        wanted = _wanted(nodes, weighted, joining)
+        taken = {node.inputs[0] for node in weighted - joining} if residual else set()
+        plan = _forward(nodes, weighted, joining, wanted, taken)
         joined = {step.node for step in plan.steps} & joining
         if joined == joining:
             break
@@ -171,10 +175,11 @@ def _forward(
     weighted: set[ir.Node],
     joining: set[ir.Node],
     wanted: set[ir.Value | None],
+    carried: set[ir.Value | None],
 ) -> Plan:
-    """Go through the nodes in order, knowing which values exist as uint8."""
+    """Go through the nodes in order, knowing which values exist as uint8; some do beforehand."""
     plan = Plan()
-    carried: set[ir.Value | None] = set()
+    carried = set(carried)
     for node in nodes:
         if node not in weighted and node not in joining:
             continue

@@ -41,6 +41,9 @@ OPSET = 13
 OBSERVED = "burnish.observed"
 """In a model's `meta`: the ranges that were found in this run, so that they are found once."""
 
+RESIDUAL = "burnish.residual"
+"""In a model's `meta`: the option `residual`, by a decision of this run."""
+
 
 @dataclass(frozen=True)
 class QuantStatic(Pass):
@@ -73,6 +76,9 @@ class QuantStatic(Pass):
         choices=("MatMul", "Gemm"),
     )
     exclude: tuple[str, ...] = option((), help="glob patterns of names of nodes that stay float")
+    residual: bool = option(
+        False, help="round what quantized operators take for the sums that take it, too"
+    )
     optional: bool = option(False, help="without calibration data, say so instead of failing")
 
     def apply(self, model: ir.Model, ctx: PassContext) -> None:
@@ -115,7 +121,14 @@ class QuantStatic(Pass):
 
     def _plan(self, model: ir.Model, refuse: Refuse = lambda *_: None) -> Plan:
         along = tuple(op for op in self.along if op not in self.ops)
-        return place(model, ops=self.ops, along=along, exclude=self.exclude, refuse=refuse)
+        return place(
+            model,
+            ops=self.ops,
+            along=along,
+            exclude=self.exclude,
+            residual=self.residual or bool(model.meta.get(RESIDUAL)),
+            refuse=refuse,
+        )
 
     def _calibrated(
         self, model: ir.Model, plan: Plan, known: Ranges | None, ctx: PassContext

@@ -23,7 +23,7 @@ def samples(count: int) -> list[dict[str, np.ndarray]]:
 def test_likeness_of_a_model_with_itself_and_with_a_turned_one() -> None:
     reference = Reference(lambda feeds: {"y": feeds["x"]}, samples(4)[2:])
     same = reference.compare(lambda feeds: {"y": feeds["x"]})
-    assert (same.cosine, same.error, same.same) == (pytest.approx(1), 0, 1)
+    assert [same.cosine, same.error, same.same] == pytest.approx([1, 0, 1])
     # [2, 1] and [3, 1] against [1, 2] and [1, 3]: cosines 4/5 and 6/10, errors 2 and 8 of 15.
     turned = reference.compare(lambda feeds: {"y": feeds["x"][::-1]})
     assert turned.cosine == pytest.approx((4 / 5 + 6 / 10) / 2)
@@ -33,8 +33,10 @@ def test_likeness_of_a_model_with_itself_and_with_a_turned_one() -> None:
 
 def test_integers_are_not_compared_and_nan_is_unlike() -> None:
     reference = Reference(lambda _: {"y": np.ones(3), "i": np.arange(3)}, samples(1))
-    assert reference.compare(lambda _: {"y": np.ones(3), "i": np.zeros(3)}).cosine == pytest.approx(1)
-    assert reference.compare(lambda _: {"y": np.full(3, np.nan), "i": 0}).cosine == 0
+    assert reference.compare(lambda _: {"y": np.ones(3), "i": np.zeros(3)}).cosine == pytest.approx(
+        1
+    )
+    assert reference.compare(lambda _: {"y": np.full(3, np.nan), "i": np.zeros(3)}).cosine == 0
 
 
 @pytest.mark.parametrize("count", [0, 3, 4, 40, 200])
