@@ -173,13 +173,14 @@ def _reach(layer: Layer) -> NDArray[np.float64]:
     """Return the largest magnitude by output channel and input channel of its group."""
     rows = np.abs(layer.rows)
     inputs = _inputs(layer) // layer.groups
-    return rows.reshape(layer.weights.channels, inputs, -1).max(axis=2).astype(np.float64)
+    reach = rows.reshape(layer.weights.channels, inputs, -1).max(axis=2)
+    return np.asarray(reach, np.float64)
 
 
 def _by_input(layer: Layer, reach: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return the largest magnitude of each input channel, over its group: [inputs, 1]."""
     grouped = reach.reshape(layer.groups, -1, reach.shape[1])
-    return grouped.max(axis=1).reshape(-1, 1)
+    return np.asarray(grouped.max(axis=1).reshape(-1, 1))
 
 
 def _along_inputs(layer: Layer, factor: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -100,7 +100,8 @@ def _product(node: ir.Node, size: int) -> list[Edit] | str:
     weights = as_array(node.inputs[1])
     if weights is None or weights.ndim != 2 or weights.dtype != np.float32:
         return "the product before it has no constant weights"
-    axis = 0 if node.op_type == "Gemm" and node.attributes.get_int("transB", 0) else 1
+    transposed = node.attributes.get_int("transB", 0) if node.op_type == "Gemm" else 0
+    axis = 0 if transposed else 1
     if weights.shape[axis] != size:
         return "the product before it has other channels"
     edits = [Edit(node, 1, axis)]
@@ -229,4 +230,4 @@ def balanced(factor: Array) -> NDArray[np.float64]:
     usable = np.isfinite(factor) & (factor > 0)
     logs = np.log(np.where(usable, factor, 1.0))
     logs[usable] -= logs[usable].mean() if usable.any() else 0.0
-    return np.exp(np.clip(logs, -12, 12))
+    return np.asarray(np.exp(np.clip(logs, -12, 12)))
