@@ -14,6 +14,9 @@ from typing import TYPE_CHECKING, Any, Literal
 if TYPE_CHECKING:
     import numpy as np
 
+OPSET = 13
+"""The first with Q and DQ by channel."""
+
 Samples = Callable[[], Iterable[Mapping[str, "np.ndarray"]]]
 
 
@@ -59,9 +62,19 @@ def dynamic(source: Path, output: Path) -> None:
 
 
 def prepared(source: Path, folder: Path) -> Path:
-    """Return the model as its preprocessing makes it; as it is, where that fails."""
+    """Return the model as its preprocessing makes it; as it is, where that fails.
+
+    A model of an older operator set is upgraded first, as the documentation tells users to do by
+    hand: without that, what it writes by channel does not load.
+    """
+    import onnx
+    import onnx.version_converter
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
+    model = onnx.load(source)
+    if max(item.version for item in model.opset_import if item.domain == "") < OPSET:
+        source = folder / "upgraded.onnx"
+        onnx.save(onnx.version_converter.convert_version(model, OPSET), source)
     output = folder / "prepared.onnx"
     for skip in (False, True):
         try:

@@ -298,6 +298,9 @@ def _calib(model: Path, **arrays: np.ndarray) -> list[object]:
         (lambda m: [m, "--sed", 1], "--seed"),
         (lambda m: [], "MODEL"),
         (lambda m: [m, "--max-error", "nan"], "nan"),
+        (lambda m: [m, "--passes", "quant", "--max-drop", "lots"], "give one such as 1%"),
+        (lambda m: [m, "--max-drop", "1%"], "put quant into the pipeline"),
+        (lambda m: [m, "--passes", "quant", "--max-drop", "1%"], "nothing to judge by"),
         (lambda m: ["."], "is a folder"),
         (lambda m: ["/"], "is a folder"),
         (lambda m: [m, "--dry-run", "--disable", "cleanupp"], "names no pass or rule"),
@@ -604,7 +607,10 @@ def test_decisions_are_measured_shown_and_replayed(
     report, first, second = (tmp_path / name for name in ("r.json", "a.onnx", "b.onnx"))
     measured = run(attention, "-o", first, "--report", report)
     assert measured.code == 0, measured.err
-    assert "attention: Attention for Transpose, 2 MatMul, Mul, Softmax at 1x32x64 float: " in measured.out
+    assert (
+        "attention: Attention for Transpose, 2 MatMul, Mul, Softmax at 1x32x64 float: "
+        in measured.out
+    )
     assert "in 1 place (measured" in measured.out
     jsonschema.validate(json.loads(report.read_text()), json.loads(_SCHEMA.read_text()))
     replayed = run(attention, "-o", second, "--decisions", report)

@@ -194,6 +194,46 @@ def test_a_residual_sum_of_floats_stays_float(build: Build, samples: Samples) ->
     assert add.inputs[0] is model.graph.inputs[0]  # the float stream itself, not rounded
 
 
+def test_a_residual_sum_of_floats_is_rounded_on_request(
+    build: Build, samples: Samples, census: Census, error: Error
+) -> None:
+    text = """g (float[N,16,8,8] x) => (float[N,16,8,8] y) {
+        a = Conv(x, w1)
+        g = Softplus(a)
+        b = Conv(g, w2)
+        s = Add(x, b)
+        y = Softplus(s)
+    }"""
+    model = build(text, w1=(16, 16, 1, 1), w2=(16, 16, 1, 1))
+    before = model.clone()
+    ctx = run_pass(QuantStatic(residual=True), model, calibration=samples(model, 2, 16, 8, 8))
+    assert rewrites(ctx) == {"quant-conv": 2, "quant-add": 1}
+    assert error(before, model) < BOUND
+    assert census(model)["QLinearAdd"] == 1
+
+
+def test_a_product_goes_along_where_its_input_is_integer_already(
+    build: Build, samples: Samples, census: Census, error: Error
+) -> None:
+    text = """g (float[N,16,8,8] x) => (float[N,10] y) {
+        a = Conv(x, w1)
+        p = GlobalAveragePool(a)
+        s = Reshape(p, rows)
+        y = Gemm(s, w2, b2)
+    }"""
+    rows = np.array([-1, 32], np.int64)
+    weights = {"w1": (32, 16, 1, 1), "w2": (32, 10), "b2": (10,), "rows": rows}
+    model = build(text, **weights)
+    before = model.clone()
+    along = QuantStatic(ops=("Conv",), along=("Gemm",))
+    ctx = run_pass(along, model, calibration=samples(model, 2, 16, 8, 8))
+    assert rewrites(ctx)["quant-gemm"] == 1
+    assert error(before, model) < BOUND
+    assert census(model)["QGemm"] == 1
+    alone = build("g (float[N,32] x) => (float[N,10] y) { y = Gemm(x, w2, b2) }", **weights)
+    assert rewrites(run_pass(along, alone, calibration=samples(alone, 2, 32))) == {}
+
+
 def test_pooling_and_concat_between_convolutions_go_along(
     build: Build, samples: Samples, census: Census, error: Error
 ) -> None:
