@@ -170,7 +170,7 @@ def test_the_operator_that_is_there_already_is_no_question() -> None:
     model = parse(
         "g (float[N] x) => (float[N] y) <float e = {7.0}> { s = Mul(x, x)  y = Pow(s, e) }"
     )
-    made, decisions, _ = build(pow_of_square, model, target=preferring("Pow", True))
+    made, decisions, _report = build(pow_of_square, model, target=preferring("Pow", True))
     assert [node.op_type for node in made.graph] == ["Pow"]
     assert decisions == []
 

@@ -97,7 +97,8 @@ def test_a_slice_of_an_unknown_size_is_of_unknown_size(start: int, end: int, kno
 
 def test_declared_sizes_without_a_name_are_inferred() -> None:
     model = parse(
-        "g (float[N,4] x) => (float[N,2,2] y) <int64[3] s = {0, 2, 2}, float[N,4] a, float[?,?,?] b>"
+        "g (float[N,4] x) => (float[N,2,2] y)"
+        "<int64[3] s = {0, 2, 2}, float[N,4] a, float[?,?,?] b>"
         "{ a = Neg(x)  b = Reshape(a, s)  y = Neg(b) }"
     )
     infer_shapes(model)
