@@ -59,6 +59,8 @@ PREFERENCES: dict[str, Preferences] = {
         Preference("microsoft.GroupQueryAttention", False, 0.94),
         Preference("AveragePool-19", False, 0.88),
         Preference("microsoft.SkipLayerNormalization", False, 0.89, _FLOAT),
+        Preference("microsoft.SkipSimplifiedLayerNormalization", False, 0.96, _FLOAT),
+        Preference("microsoft.EmbedLayerNormalization", False, 0.65, _FLOAT),
         Preference("merged.MatMul", False, 0.97),
         Preference("merged.Gemm", False),
         Preference("merged.Conv", False, 0.98),

@@ -36,8 +36,9 @@ class Fuse(Group):
         from burnish.passes.fuse.conv import FuseConv
         from burnish.passes.fuse.einsum import FuseEinsum
         from burnish.passes.fuse.gemm import FuseGemm
-        from burnish.passes.fuse.linear import COPIED_BYTES
         from burnish.passes.fuse.indices import FuseIndices
+        from burnish.passes.fuse.linear import COPIED_BYTES
+        from burnish.passes.fuse.lower import Lower
         from burnish.passes.fuse.merge import MergeProducts
         from burnish.passes.fuse.norm import FuseNorm
         from burnish.passes.fuse.pad import FusePad
@@ -69,6 +70,7 @@ class Fuse(Group):
             FuseGemm(),
             FuseChannelAffine(),
             MergeProducts(),
+            Lower(),
             KeepApart(),
             Cleanup(),
         )

@@ -20,10 +20,6 @@ from burnish.passes.fuse.attention_heads import attention_joins_heads, cached_at
 from burnish.passes.fuse.attention_opset import has_attention
 from burnish.passes.fuse.cache import attention_with_past
 from burnish.passes.fuse.causal import causal_attention
-from burnish.passes.fuse.grouped import (
-    attention_to_grouped_query,
-    cached_attention_to_grouped_query,
-)
 from burnish.passes.fuse.heads import apart, swap_last_axes, unrepeated
 from burnish.passes.fuse.mask import mask_of
 from burnish.passes.fuse.scores import Scores, read_scores
@@ -173,8 +169,6 @@ class FuseAttention(RulePass):
         causal_attention,
         attention_joins_heads,
         cached_attention_joins_heads,
-        attention_to_grouped_query,
-        cached_attention_to_grouped_query,
     )
 
     def apply(self, model: ir.Model, ctx: PassContext) -> None:

@@ -77,7 +77,7 @@ def _grouped(
     *past: Operand,
 ) -> tuple[ir.Value, ...] | NoMatch:
     if not wants_grouped(ctx.target, q.dtype):
-        return NoMatch(f"target {ctx.target.name} is not known to prefer GroupQueryAttention")
+        return NoMatch(f"target {ctx.target.name} does not prefer GroupQueryAttention")
     heads, shared = (op.attribute(inner, name) for name in ("q_num_heads", "kv_num_heads"))
     if not heads or not shared or q.dims is None or k.dims is None or v.dims is None:
         return NoMatch("queries, keys and values are not of three axes")

@@ -18,10 +18,6 @@ from burnish.passes.constant import as_array
 from burnish.passes.context import PassContext
 from burnish.passes.fuse.angles import Angles, angles_of
 from burnish.passes.fuse.attention_heads import attention_joins_heads, cached_attention_joins_heads
-from burnish.passes.fuse.grouped import (
-    attention_to_grouped_query,
-    cached_attention_to_grouped_query,
-)
 from burnish.passes.fuse.heads import SWAP_HEADS, joined, split, swapped
 from burnish.passes.fuse.sizes import size_of_input
 from burnish.passes.pattern import const
@@ -225,6 +221,4 @@ class FuseRotary(RulePass):
         rotary_joins_heads,
         attention_joins_heads,
         cached_attention_joins_heads,
-        attention_to_grouped_query,
-        cached_attention_to_grouped_query,
     )

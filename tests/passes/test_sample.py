@@ -47,6 +47,8 @@ BEYOND_CHANCE = {
     *("pointwise-before-resize", "split-concat", "bias-before-split", "matmul-of-joined"),
     *("matmul-of-rows", "rotary-joins-heads", "rotary-part", "size-times-over"),
     *("bound-again", "decided-logic", "gather-all"),
+    # Written for targets that prefer them alone.
+    *("bias-gelu", "embed-layer-norm", "skip-layer-norm", "skip-rms-norm"),
 }
 
 

@@ -84,6 +84,6 @@ def test_what_is_not_for_it() -> None:
 
 @pytest.mark.parametrize("target", [CPU, dataclasses.replace(CPU, preferences=())])
 def test_targets_that_do_not_prefer_it(target: Target) -> None:
-    reason = "is not known to prefer GroupQueryAttention"
+    reason = "does not prefer GroupQueryAttention"
     model = parse(FIRST % (1, HEADS))
     assert_refuses(attention_to_grouped_query, model, reason, target=target)

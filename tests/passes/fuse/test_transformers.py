@@ -35,7 +35,7 @@ WANTS_GROUPED = dataclasses.replace(
 )
 PIPELINE = (
     "upgrade{opset=23},cleanup,known-sizes,fuse-norm,fuse-activation,fuse-attention,fuse-rotary,"
-    "cleanup"
+    "lower,cleanup"
 )
 ATTENTIONS = ("Attention", "MultiHeadAttention", "GroupQueryAttention")
 NORMS = ("LayerNormalization", "RMSNormalization", "SimplifiedLayerNormalization")
