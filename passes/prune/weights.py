@@ -113,7 +113,9 @@ def find_weights(model: ir.Model, choice: Choice, refuse: Refuse) -> list[Weight
                 refuse(node, _why_not_constant(node))
             for source in found:
                 users.setdefault(source, {})[node] = None
-    _check_patterns(model, choice, users)
+    names = {value.name or "" for value in users}
+    names |= {node.name or "" for value in users for node in value.consumers()}
+    check_patterns(model, choice.exclude, names)
     weights = []
     for value, nodes in users.items():
         reason = _objection(value, nodes, choice)
@@ -211,21 +213,33 @@ def _matches(patterns: Sequence[str], name: str | None) -> bool:
     return bool(name) and any(fnmatchcase(name or "", pattern) for pattern in patterns)
 
 
-def _check_patterns(model: ir.Model, choice: Choice, weights: Iterable[ir.Value]) -> None:
-    if not choice.exclude:
+def is_quantized(node: ir.Node) -> bool:
+    """Whether a node is what quantization makes."""
+    return node.op_type in _INTEGER_FORMS or node.op_type in ("QuantizeLinear", "DequantizeLinear")
+
+
+def check_patterns(model: ir.Model, patterns: Sequence[str], prunable: Iterable[str]) -> None:
+    """Check that each pattern matches the name of a node or weight.
+
+    Args:
+        model: The model.
+        patterns: Glob patterns.
+        prunable: Names to suggest the nearest of.
+
+    Raises:
+        InputError: one matches nothing.
+    """
+    if not patterns:
         return
     names: set[str] = set()
     for graph in all_graphs(model):
         names.update(graph.initializers)
         for node in graph:
             names.update(filter(None, (node.name, *(value.name for value in node.outputs))))
-    for pattern in choice.exclude:
+    for pattern in patterns:
         if any(fnmatchcase(name, pattern) for name in names):
             continue
-        prunable = {value.name or "" for value in weights}
-        for value in weights:
-            prunable |= {node.name or "" for node in value.consumers()}
-        close = difflib.get_close_matches(pattern, sorted(prunable - {""}), n=1, cutoff=0.0)
+        close = difflib.get_close_matches(pattern, sorted({*prunable} - {""}), n=1, cutoff=0.0)
         raise InputError(
             f"option 'exclude': {pattern!r} matches no node or weight",
             hint=f"did you mean {close[0]!r}?" if close else "the model has nothing to prune",

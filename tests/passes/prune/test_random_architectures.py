@@ -97,14 +97,15 @@ def _activated(draw: st.DrawFn, w: Writer, x: str) -> str:
     return w.op(f"{draw(st.sampled_from(names))}({x})")
 
 
+_BLOCKS = (
+    *("plain", "residual", "inverted", "dense", "grouped", "split", "squeeze", "shuffle"),
+    *("branches", "slices", "deep", "up"),
+)
+
+
 def _block(draw: st.DrawFn, w: Writer, x: str, channels: int) -> tuple[str, int]:
     """Add one block of layers; returns its result and the number of its channels."""
-    kind = draw(
-        st.sampled_from(
-            ["plain", "residual", "inverted", "dense", "grouped", "split", "squeeze", "shuffle"]
-            + ["branches", "slices", "deep", "up"]
-        )
-    )
+    kind = draw(st.sampled_from(_BLOCKS))
     if kind == "plain":
         outs = draw(st.sampled_from([8, 12, 16]))
         return _normalized(draw, w, _convolution(w, x, channels, outs, 3), outs), outs
@@ -125,7 +126,6 @@ def _block(draw: st.DrawFn, w: Writer, x: str, channels: int) -> tuple[str, int]
         outs = draw(st.sampled_from([8, 16]))
         return _convolution(w, x, channels, outs, 1, group), outs
     if kind == "split":
-        left, right = w.op(f"Identity({x})"), ""
         sizes = w.ints(channels // 4, channels - channels // 4)
         left, right = f"t{len(w.lines)}a", f"t{len(w.lines)}b"
         w.lines.append(f"{left}, {right} = Split<axis=1>({x}, {sizes})")
@@ -168,7 +168,8 @@ def networks(draw: st.DrawFn) -> ir.Model:
             x, channels = _convolution(w, x, channels, 16), 16
         x, channels = _block(draw, w, x, channels)
         alike = [other for other, size in earlier if size == channels and other != x]
-        if alike and draw(st.booleans()):
+        skips = draw(st.booleans())
+        if skips and alike:
             x = w.op(f"{draw(st.sampled_from(['Add', 'Mul', 'Max']))}({x}, {alike[0]})")
         earlier.append((x, channels))
     if draw(st.booleans()):
