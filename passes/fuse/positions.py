@@ -9,7 +9,7 @@ that also depends on data is none.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 import numpy as np
 import onnx_ir as ir
@@ -103,8 +103,7 @@ def condition_of(value: ir.Value | None, depth: int = _DEPTH) -> Condition | Non
         case "GreaterOrEqual" | "Greater":
             return _at_most(node, second, first, node.op_type == "Greater", depth)
         case "And" | "Mul":
-            a, b = (_in_place(node, item, condition_of(item, depth - 1)) for item in node.inputs)
-            return None if a is None or b is None else a | b
+            return _union(node, lambda item: condition_of(item, depth - 1))
         case "Not":
             return negated(condition_of(first, depth - 1))
         case "Equal":
@@ -132,10 +131,21 @@ def condition_of(value: ir.Value | None, depth: int = _DEPTH) -> Condition | Non
 def _at_most(
     node: ir.Node, a: ir.Value | None, b: ir.Value | None, strictly: bool, depth: int
 ) -> Condition | None:
-    left, right = (_spread(node, item, form_of(item, depth - 1)) for item in (a, b))
-    if left is None or right is None:
+    difference = _sum(node, a, b, -1, depth)
+    if difference is None:
         return None
-    return frozenset({left.plus(right, -1).plus(Form(constant=int(strictly)))})
+    return frozenset({difference.plus(Form(constant=int(strictly)))})
+
+
+def _union(node: ir.Node, read: Callable[[ir.Value | None], Condition | None]) -> Condition | None:
+    """Read what holds where all inputs of a node do; not the others where one cannot be read."""
+    union: Condition = frozenset()
+    for item in node.inputs:
+        found = _in_place(node, item, read(item))
+        if found is None:
+            return None
+        union |= found
+    return union
 
 
 def negated(condition: Condition | None) -> Condition | None:
@@ -217,14 +227,13 @@ def form_of(value: ir.Value | None, depth: int = _DEPTH) -> Form | None:
             fill = _fill(node)
             return Form(constant=int(fill)) if fill.is_integer() else None
         case "Add" | "Sub":
-            a, b = (_spread(node, item, form_of(item, depth - 1)) for item in node.inputs)
-            times = 1 if node.op_type == "Add" else -1
-            return None if a is None or b is None else a.plus(b, times)
+            return _sum(node, first, second, 1 if node.op_type == "Add" else -1, depth)
         case "Mul":
             for factor, other in ((first, second), (second, first)):
-                number, form = scalar_of(factor), form_of(other, depth - 1)
-                if number is not None and number.is_integer() and form is not None:
-                    return Form().plus(form, int(number))
+                number = scalar_of(factor)
+                if number is not None and number.is_integer():
+                    form = form_of(other, depth - 1)
+                    return None if form is None else Form().plus(form, int(number))
             return None
         case "Neg":
             inner = form_of(first, depth - 1)
@@ -237,6 +246,15 @@ def form_of(value: ir.Value | None, depth: int = _DEPTH) -> Form | None:
     inner = form_of(first, depth - 1) if node.op_type in _MOVING else None
     (form,) = (inner is not None and _moved({inner}, _moves(node, depth))) or (None,)
     return form
+
+
+def _sum(
+    node: ir.Node, a: ir.Value | None, b: ir.Value | None, times: int, depth: int
+) -> Form | None:
+    """Read a + times * b, which the node broadcasts."""
+    left = _spread(node, a, form_of(a, depth - 1))
+    right = None if left is None else _spread(node, b, form_of(b, depth - 1))
+    return None if left is None or right is None else left.plus(right, times)
 
 
 def _element_form(element: object) -> Form | None:
