@@ -245,9 +245,9 @@ class Units:
         for dim, reason in couplings.whole.items():
             self.reasons.setdefault(self.class_of[dim], reason)
         mappings = [*couplings.mappings]
-        self._spread_heads(couplings.products)
+        self._spread_heads(couplings)
         for product in couplings.products:
-            mappings += self._decide(product, couplings)
+            mappings += self._decide(product)
         self.labels, self.groups = self._label(mappings)
 
     def of(self, dim: Dim) -> Indices | None:
@@ -255,17 +255,39 @@ class Units:
         found = self.class_of.get(dim)
         return None if found is None else self.labels[found]
 
-    def _spread_heads(self, products: Sequence[Product]) -> None:
-        """What heads are a multiple of, as of keys that several queries share, are heads too."""
+    def _spread_heads(self, couplings: Couplings) -> None:
+        """Find heads that are factors.
+
+        What heads are a multiple of, as of keys that several queries share, are heads too; so are
+        the heads taken apart of an axis that an attention operator takes as heads * size.
+        """
+        joined = {
+            self.class_of[each.left]: each.right_at
+            for each in couplings.mappings
+            if self.class_of[each.right] in self.heads
+            and each.left_at.size == self.sizes[self.class_of[each.left]]
+        }
         found = -1
         while found != len(self.heads):
             found = len(self.heads)
-            for product in products:
-                if self.class_of[product.whole] in self.heads:
-                    factors = {self.class_of[factor] for factor in product.factors}
-                    self.heads |= factors - self.reasons.keys()
+            for product in couplings.products:
+                whole = self.class_of[product.whole]
+                for at, factor in enumerate(product.factors):
+                    if self.class_of[factor] in self.reasons:
+                        continue
+                    if whole in self.heads or (
+                        whole in joined and _tells(self._index(product, at), joined[whole])
+                    ):
+                        self.heads.add(self.class_of[factor])
 
-    def _decide(self, product: Product, couplings: Couplings) -> list[Mapping]:
+    def _index(self, product: Product, at: int) -> Indices:
+        """Return the index along one factor for each index of the whole."""
+        sizes = [self.sizes[self.class_of[factor]] for factor in product.factors]
+        behind = int(np.prod(sizes[at + 1 :], dtype=np.int64))
+        index: Indices = np.arange(int(np.prod(sizes, dtype=np.int64)))
+        return index // behind % sizes[at]
+
+    def _decide(self, product: Product) -> list[Mapping]:
         """Choose the factor to cut: heads, or the largest there is."""
         classes = [self.class_of[factor] for factor in product.factors]
         free = [at for at, found in enumerate(classes) if found not in self.reasons]
@@ -278,12 +300,8 @@ class Units:
         for at, found in enumerate(classes):
             if at != chosen and found != classes[chosen]:
                 self.reasons.setdefault(found, f"{product.op_type} cuts another axis")
-        sizes = [couplings.sizes[factor] for factor in product.factors]
-        index = np.arange(couplings.sizes[product.whole])
-        behind = int(np.prod(sizes[chosen + 1 :], dtype=np.int64))
-        return [
-            Mapping(product.whole, index, product.factors[chosen], index // behind % sizes[chosen])
-        ]
+        index = self._index(product, chosen)
+        return [Mapping(product.whole, np.arange(index.size), product.factors[chosen], index)]
 
     def _label(self, mappings: Sequence[Mapping]) -> tuple[list[Indices], list[Group]]:
         starts = np.concatenate([[0], np.cumsum(self.sizes, dtype=np.int64)])
@@ -324,6 +342,13 @@ class Units:
             held = roots[kept[roots]]
             if held.size:
                 self.reasons.setdefault(at, first[int(held[0])])
+
+
+def _tells(index: Indices, other: Indices) -> bool:
+    """Whether the first labels of elements determine the second ones."""
+    one_of = np.zeros(int(index.max()) + 1, np.int64)
+    one_of[index] = other
+    return bool((one_of[index] == other).all())
 
 
 def _components(count: int, left: Indices, right: Indices) -> Indices:

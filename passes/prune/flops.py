@@ -80,36 +80,37 @@ class Sizes:
 
     Args:
         model: With shapes inferred.
-        dims: Sizes by name; others are as for random inputs, 1 on a first axis, say.
+        dims: Sizes by name; others are as for random inputs: `BATCH` on a first axis, else
+            `EXTENT`.
     """
 
     def __init__(self, model: ir.Model, dims: Mapping[str, int] | None = None) -> None:
-        from burnish.backends.measure import input_specs, symbol_sizes
+        from burnish.backends.measure import BATCH, EXTENT, input_specs, symbol_sizes
 
         self.bindings = {**symbol_sizes(input_specs(model), {}), **(dims or {})}
-        self._known: dict[str, int] = {}
+        self._known: dict[str, int | None] = {}
+        self._others = EXTENT, BATCH
 
     def __call__(self, dim: Dim) -> int:
-        """Return the size of a dimension; 1 if it cannot be computed from the inputs'."""
+        """Return the size of a dimension, as of an input if it cannot be computed from those."""
         value, axis = dim
         assert isinstance(value, ir.Value)
         size = (sizes_of(value) or ())[axis]
         if isinstance(size, int):
             return size
-        if size is None:
-            return 1
-        if size not in self._known:
+        if size is not None and size not in self._known:
             self._known[size] = self._evaluate(size)
-        return self._known[size]
+        found = None if size is None else self._known[size]
+        return self._others[axis == 0] if found is None else found
 
-    def _evaluate(self, size: str) -> int:
+    def _evaluate(self, size: str) -> int | None:
         if size in self.bindings:
             return self.bindings[size]
         with contextlib.suppress(Exception):  # a name nothing is known of
             found = ir.SymbolicDim(size).evaluate(self.bindings)
             if isinstance(found, int):
                 return max(found, 1)
-        return 1
+        return None
 
 
 def flops(node: ir.Node, size: SizeOf) -> int:

@@ -284,6 +284,15 @@ ATTENTION: dict[str, tuple[str, list[int]]] = {
         + "a = Attention<q_num_heads=6, kv_num_heads=2>(q, k0, v0)  y = MatMul(a, w4) }",
         [2],
     ),
+    "the operator, behind heads taken apart and put together": (
+        '<ir_version: 11, opset_import: ["" : 23]>\n'
+        + _HEADS % (8, 8, 2)
+        + "q1 = Reshape(q, s)  q2 = Reshape(q1, f)  v1 = Reshape(v0, k)"
+        " e = Constant<value_ints=[0, 0, 8]>()  v3 = Reshape(v1, e)"
+        " a = Attention<q_num_heads=6, kv_num_heads=2>(q2, k0, v3)"
+        " y = MatMul(a, w4) }",
+        [2],
+    ),
     "the operator, rank 4": (
         '<ir_version: 11, opset_import: ["" : 23]>\n'
         + _HEADS % (24, 24, 6)
