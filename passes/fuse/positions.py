@@ -61,10 +61,7 @@ def unmasked(value: ir.Value | None, least: float, depth: int = _DEPTH) -> Condi
                 return negated(_triangle(node, depth))
             return None
         case "Add":
-            found = [
-                _in_place(node, item, unmasked(item, least, depth - 1)) for item in node.inputs
-            ]
-            return None if found[0] is None or found[1] is None else found[0] | found[1]
+            return _union(node, lambda item: unmasked(item, least, depth - 1))
         case "Identity":
             return unmasked(first, least, depth - 1)
     inner = unmasked(first, least, depth - 1) if node.op_type in _MOVING else None

@@ -289,6 +289,16 @@ def test_queries_and_values_of_different_types_are_refused(freeze: Freeze) -> No
     assert_refuses(attention, model, "different types", target=WANTS)
 
 
+def test_bfloat16_is_left_where_no_kernel_is() -> None:
+    signature = "g (bfloat16[N,4,2,8] q, bfloat16[N,4,3,8] k, bfloat16[N,4,3,8] v)"
+    model = parse(
+        f"{HEADER}{signature} => (bfloat16[N,4,2,8] y) {{ t = Transpose<perm=[0,1,3,2]>(k)"
+        " s = MatMul(q, t) f = Cast<to=1>(s) p = Softmax(f) h = Cast<to=16>(p) y = MatMul(h, v) }"
+    )
+    reason = "target cpu does not run Attention of bfloat16 at opset 23"
+    assert_refuses(attention, model, reason, target=WANTS)
+
+
 @pytest.mark.parametrize("low", [-65504.0, -np.inf])
 def test_masks_of_float16(freeze: Freeze, low: float) -> None:
     """No row is masked whole; in float16, what such a row gives is a matter of rounding."""
