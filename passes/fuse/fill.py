@@ -48,10 +48,13 @@ class FillChannels(Pass):
                 if not _is_whole(node):
                     continue
                 missing = -_array(node, 1).shape[0] % block
-                users = list(_users(node.outputs[0])) if missing else []
+                uses = list(_uses(node.outputs[0])) if missing else []
+                users = [user for user, _ in uses]
                 if not any(_suffers(user, block - missing, block) for user in users):
                     continue
-                if not all(_passes_on(user) or _is_whole(user) for user in users):
+                if node.outputs[0].is_graph_output() or not all(
+                    _ignores_fill(user, index) for user, index in uses
+                ):
                     ctx.refuse(_RULE, node, "others than convolutions read the channels")
                     continue
                 with ctx.rewrite(_RULE, node) as go:
@@ -71,13 +74,17 @@ def _passes_on(node: ir.Node) -> bool:
     return kind and len(node.outputs) == 1 and not result.is_graph_output() and node.domain == ""
 
 
-def _users(value: ir.Value) -> Iterator[ir.Node]:
-    """Yield what reads the channels of a value, also behind what passes them on."""
+def _uses(value: ir.Value) -> Iterator[tuple[ir.Node, int]]:
+    """Yield what reads the channels of a value, also behind what passes them on: node and slot."""
     for user, index in value.uses():
-        if index == 0:
-            yield user
-            if _passes_on(user):
-                yield from _users(user.outputs[0])
+        yield user, index
+        if index == 0 and _passes_on(user):
+            yield from _uses(user.outputs[0])
+
+
+def _ignores_fill(user: ir.Node, index: int) -> bool:
+    """Whether a reader gives the same numbers with channels of zeros behind."""
+    return index == 0 and (_passes_on(user) or _is_whole(user))
 
 
 def _suffers(node: ir.Node, rest: int, block: int) -> bool:

@@ -48,7 +48,7 @@ class Cut:
 
     def parameters(self, model: ir.Model) -> list[tuple[ir.Value, dict[int, Kept]]]:
         """Return the initializers and constants to cut, in the order of the graph."""
-        values = [*model.graph.initializers.values()]
+        values: list[ir.Value] = [*model.graph.initializers.values()]
         values += [node.outputs[0] for node in model.graph if node.op_type == "Constant"]
         return [(value, axes) for value in values if (axes := self.axes(value))]
 

@@ -67,6 +67,9 @@ class Structured(Pass):
     )
     criterion: str = option("l2", help="what is cut first: the least by this", choices=CRITERIA)
     exclude: tuple[str, ...] = option((), help="glob patterns of names of nodes or weights")
+    recover: bool = option(
+        True, help="with calibration data, fit what reads the units to make up for them"
+    )
     best_effort: bool = option(False, help="go as far as possible where a budget cannot be met")
 
     def __post_init__(self) -> None:
@@ -106,7 +109,13 @@ class Structured(Pass):
             plan = Plan(model, units, candidates, self._scores(model, units, candidates, ctx), self)
             chosen = self._choose(plan, ctx)
             removed = self._gate(plan, chosen, ctx)
-            Cut(units, removed).apply(model)
+            cut = Cut(units, removed)
+            if self.recover and ctx.calibration is not None and removed.size:
+                from burnish.passes.prune.recover import recover
+
+                account = recover(model, cut, ctx.calibration, ctx.progress)
+                ctx.details["recovery"] = account.summary()
+            cut.apply(model)
         _share(model, copies)
 
     # --- what can be cut ---
@@ -253,7 +262,8 @@ class PruneChannels(Structured):
 
     The report's `details` hold `flops` and `params` before, the share of each that is left as
     `flops_left` and `params_left`, and `groups`: of each its `name`, its `layers`, its number of
-    `channels` and of those `kept`.
+    `channels` and of those `kept`. With calibration data, `recovery` holds the errors of the layers
+    that read what was cut, `before` and `after` they were fitted, relative to their outputs.
     """
 
     name: ClassVar[str] = "prune-channels"

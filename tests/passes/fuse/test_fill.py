@@ -84,6 +84,11 @@ _POOLED = "h = Conv(x, w, b)  p = MaxPool<kernel_shape=[2,2]>(h)  "
         (f"{_POOLED}s = Exp(p)  y = Conv(s, u)", "float[1,8,H,W] y"),
         (f"{_POOLED}y = Conv(p, u)", "float[1,8,H,W] y, float[1,24,H2,W2] p"),
         (f"{_POOLED}y = Conv<group=24>(p, k)", "float[1,24,H,W] y"),
+        (f"{_POOLED}y = Conv(p, u)", "float[1,8,H,W] y, float[1,24,H3,W3] h"),
+        (
+            f"{_POOLED}y = Conv(p, u)  e = Constant<value_float=1.0>()  s = Add(e, p)",
+            "float[1,8,H,W] y, float[1,24,H2,W2] s",
+        ),
     ],
 )
 def test_refuses_where_others_would_see_it(freeze: Freeze, body: str, out: str) -> None:
