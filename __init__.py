@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from burnish.api import Optimized, load, optimize
+    from burnish.backends.artifact.folder import load_artifact
     from burnish.backends.target import Target
     from burnish.errors import BudgetError, BurnishError, InputError, VerificationError
     from burnish.passes.base import Group, Pass, PassResult
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "api": ("Optimized", "load", "optimize"),
+    "backends.artifact.folder": ("load_artifact",),
     "backends.target": ("Target",),
     "errors": ("BudgetError", "BurnishError", "InputError", "VerificationError"),
     "passes.base": ("Group", "Pass", "PassResult"),
@@ -64,6 +66,7 @@ __all__ = [
     "VerificationError",
     "const",
     "load",
+    "load_artifact",
     "optimize",
     "option",
     "optional",

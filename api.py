@@ -15,6 +15,7 @@ import numpy as np
 import onnx_ir as ir
 
 from burnish import frontends
+from burnish.backends.artifact.folder import Plan, write
 from burnish.backends.census import Census, census, losses
 from burnish.backends.onnxruntime import OnnxRuntime
 from burnish.backends.target import Target
@@ -58,6 +59,7 @@ def optimize(
     passes: str | Pass | Pipeline | Iterable[Pass | Pipeline | str] = DEFAULT_PASSES,
     *,
     output: str | os.PathLike[str] | None = None,
+    artifact: str | os.PathLike[str] | Plan | None = None,
     target: str | Target = "cpu",
     calibration: Calibration | None = None,
     verify: Level = "end",
@@ -80,6 +82,7 @@ def optimize(
             loads; it is not changed.
         passes: Pipeline text, a pass, or several.
         output: Where to write the result; nothing is written if anything fails.
+        artifact: Folder to write an artefact to; or what kind of one, under which settings.
         target: What the model is optimized for.
         calibration: Sample inputs: a folder, an .npz file, `module:function`, a function that
             returns feed dicts, or a list of them.
@@ -115,6 +118,9 @@ def optimize(
     started = time.perf_counter()
     if max_error is not None and not max_error >= 0:  # NaN, too: nothing would ever miss it
         raise InputError(f"max_error {max_error:g} is no error budget", hint="give 0 or more")
+    plan = Plan(Path(artifact)) if isinstance(artifact, str | os.PathLike) else artifact
+    if plan is not None:
+        plan.check()
     pipeline = with_max_drop(Pipeline.of(passes), max_drop, eval).expand()
     on = target if isinstance(target, Target) else Target.parse(target)
     loaded = frontends.load(source)
@@ -177,6 +183,9 @@ def optimize(
         )
     if output is not None:
         OnnxRuntime().lower(model, on, Path(output))
+    if plan is not None:
+        origin = _origin(report, samples, pipeline, max_error)
+        report.warnings += write(plan, model, on, origin, progress)[1]
     report.seconds = time.perf_counter() - started
     return Optimized(model, report)
 
@@ -227,6 +236,25 @@ def _calibration(given: Calibration | None, model: ir.Model) -> CalibrationSourc
     if callable(given):
         return CalibrationSource.from_iterable(given, model.graph.inputs)
     return CalibrationSource.from_iterable(lambda: given, model.graph.inputs)
+
+
+def _origin(
+    report: Report,
+    samples: CalibrationSource | None,
+    pipeline: Pipeline,
+    max_error: float | None,
+) -> dict[str, Any]:
+    """What an artefact's manifest says of where it comes from."""
+    return {
+        "source": report.input["source"],
+        "source_sha256": report.input["sha256"],
+        "pipeline": report.pipeline,
+        "calibration_sha256": None if samples is None else samples.digest,
+        "seed": report.seed,
+        "versions": report.versions,
+        "lossless": all(item.lossless for item in pipeline.passes),
+        "max_error": max_error,
+    }
 
 
 def _describe(source: Any) -> str:

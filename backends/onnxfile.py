@@ -46,7 +46,7 @@ def save(model: ir.Model, path: str | os.PathLike[str]) -> tuple[Path, ...]:
         BurnishError: writing failed, for instance for want of space; nothing was replaced.
     """
     path = Path(path)
-    data = path.with_name(f"{path.name}.data") if _is_external(model) else None
+    data = path.with_name(f"{path.name}.data") if is_external(model) else None
     try:
         # A folder, so that both files have their final names: the one names the other.
         aside = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
@@ -131,7 +131,8 @@ def _lies_in(tensor: ir.TensorProtocol, data: Path) -> bool:
     return os.path.realpath(tensor.path) == os.path.realpath(data)
 
 
-def _is_external(model: ir.Model) -> bool:
+def is_external(model: ir.Model) -> bool:
+    """Whether `save` puts weights into a file of their own."""
     import onnx_ir as ir
 
     size = 0

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
     from burnish.backends.base import Artifact, Capabilities
     from burnish.backends.measure import Comparison, Runnable
+    from burnish.backends.providers import Provider
     from burnish.backends.target import Target
 
     Array = np.ndarray[Any, np.dtype[Any]]
@@ -41,6 +42,8 @@ _LEVELS = {
     "extended": "ORT_ENABLE_EXTENDED",
     "all": "ORT_ENABLE_ALL",
 }
+
+_CPU = "CPUExecutionProvider"
 
 _INLINE_BYTES = 1024
 """Initializers up to this size travel inside the model: shape inference reads small constants."""
@@ -127,6 +130,8 @@ def session(
     optimize: Optimize = "off",
     extra_outputs: Iterable[str] = (),
     prepack: bool = True,
+    providers: Sequence[Provider] = (),
+    disabled_optimizers: Sequence[str] = (),
     configure: Callable[[onnxruntime.SessionOptions], None] | None = None,
 ) -> Session:
     """Load a model into ONNX Runtime.
@@ -141,10 +146,13 @@ def session(
             own.
         prepack: Whether the runtime may keep a rearranged copy of the weights, which makes it
             faster and takes as much memory again.
+        providers: Execution providers, first choice first; the CPU alone by default.
+        disabled_optimizers: Names of the runtime's graph optimizations to leave out.
         configure: Sets whatever else a caller wants of the session's options.
 
     Raises:
-        InputError: the runtime does not accept the model; names the node where it says which.
+        InputError: the runtime does not accept the model; names the node where it says which. Or it
+            lacks a provider.
     """
     load = prepare(
         model,
@@ -152,6 +160,8 @@ def session(
         optimize=optimize,
         extra_outputs=extra_outputs,
         prepack=prepack,
+        providers=providers,
+        disabled_optimizers=disabled_optimizers,
         configure=configure,
     )
     return load()
@@ -164,6 +174,8 @@ def prepare(
     optimize: Optimize = "off",
     extra_outputs: Iterable[str] = (),
     prepack: bool = True,
+    providers: Sequence[Provider] = (),
+    disabled_optimizers: Sequence[str] = (),
     configure: Callable[[onnxruntime.SessionOptions], None] | None = None,
 ) -> Callable[[], Session]:
     """Do what `session` does up to the point from where on the model may be edited again.
@@ -190,6 +202,10 @@ def prepare(
         options.add_session_config_entry("session.disable_prepacking", "1")
     if configure is not None:
         configure(options)
+    attached = [provider.attach(options) for provider in providers]
+    # The CPU takes what the others leave. Those that are plug-ins are in the options already.
+    named = None if None in attached else list(dict([*filter(None, attached), (_CPU, {})]).items())
+    more = {"disabled_optimizers": list(disabled_optimizers)} if disabled_optimizers else {}
 
     extra = tuple(dict.fromkeys(extra_outputs))
     where = str(model) if isinstance(model, Path) else "the model"
@@ -207,11 +223,15 @@ def prepare(
 
     def load() -> Session:
         try:
-            inner = onnxruntime.InferenceSession(
-                source, options, providers=["CPUExecutionProvider"]
-            )
+            inner = onnxruntime.InferenceSession(source, options, providers=named, **more)
         except Exception as error:  # the runtime's exceptions share no base class
             raise InputError(f"{where}: ONNX Runtime refuses it: {explain(error)}") from error
+        for provider in providers:
+            # Where its libraries do not load, the runtime only warns, and goes on without it.
+            if provider.name not in inner.get_providers():
+                raise InputError(
+                    f"{provider.name} is installed but does not start here", hint=provider.remedy
+                )
         return Session(inner, keep_alive)
 
     return load
