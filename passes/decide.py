@@ -228,7 +228,7 @@ class Decisions:
 
     def decide(
         self,
-        rule: Rule,
+        rule: str,
         where: str,
         operator: str,
         pairs: Pairs,
@@ -239,7 +239,7 @@ class Decisions:
         """Decide on one rewrite, which is not spliced in yet.
 
         Args:
-            rule: Whose rewrite it is.
+            rule: Name of the rule whose rewrite it is.
             where: Name of the place.
             operator: The operator in doubt, as the table of preferences names it.
             pairs: Old and new value for each output.
@@ -253,7 +253,7 @@ class Decisions:
             region = find(pairs, made, self.sample, opset_imports)
         except CannotMeasure as error:
             why = str(error)
-        identity = (rule.name, operator, dtype, why) if region is None else region.key
+        identity = (rule, operator, dtype, why) if region is None else region.key
         if identity not in self._taken:
             asked = _asked(rule, operator, dtype, region)
             if region is None:
@@ -261,8 +261,8 @@ class Decisions:
             else:
                 self._taken[identity] = self._answer(asked, dtype, region, rules)
         decision = self._taken[identity]
-        if (rule.name, where) not in self._places:
-            self._places.add((rule.name, where))
+        if (rule, where) not in self._places:
+            self._places.add((rule, where))
             decision.places += 1
         return decision
 
@@ -374,12 +374,12 @@ class Decisions:
             self.budget -= time.perf_counter() - started
 
 
-def _asked(rule: Rule, operator: str, dtype: ir.DataType | None, region: Region | None) -> Decision:
+def _asked(rule: str, operator: str, dtype: ir.DataType | None, region: Region | None) -> Decision:
     """Return a question, as a decision for the rewrite."""
     return Decision(
         key="" if region is None else region.key,
         question=operator if region is None else f"{operator} for {_counted(region.removed)}",
-        rule=rule.name,
+        rule=rule,
         operator=operator,
         shapes=[] if region is None else region.shapes,
         dtype="" if dtype is None else dtype.name,

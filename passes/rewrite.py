@@ -181,7 +181,13 @@ class _Driver:
         if operator is None or not self.ctx.allows(rule.name, node):
             return None
         decision = decisions.decide(
-            rule, describe(node), operator, pairs, builder.nodes, self.opset_imports, self.rules
+            rule.name,
+            describe(node),
+            operator,
+            pairs,
+            builder.nodes,
+            self.opset_imports,
+            self.rules,
         )
         if decision.refusal is None:
             return None
@@ -189,6 +195,8 @@ class _Driver:
 
     def in_doubt(self, rule: Rule, builder: Builder, match: Match) -> str | None:
         """Name the operator for which a replacement may lose, if it may."""
+        if isinstance(rule.may_lose, str):
+            return rule.may_lose
         for new in builder.nodes:
             first = next((value for value in new.inputs if value is not None), None)
             dtype = None if first is None else first.dtype

@@ -114,7 +114,8 @@ class Rule:
         opset: Lowest and highest version of the default operator set it applies to.
         unsupported_ok: Makes the rule fire even if the target cannot run what it makes.
         may_lose: Whether each replacement is to be measured, as are those that write an operator
-            of the target's table of preferences; see `burnish.passes.decide`.
+            of the target's table of preferences; see `burnish.passes.decide`. Its entry in that
+            table, where it has one.
     """
 
     name: str
@@ -123,7 +124,7 @@ class Rule:
     build: Callable[..., Replacement] | None = None
     opset: tuple[int, int | None] = (1, None)
     unsupported_ok: bool = False
-    may_lose: bool = False
+    may_lose: bool | str = False
     _parameters: tuple[str, ...] = field(default=(), repr=False)
 
     def rewrite(self, function: Callable[..., Replacement]) -> Callable[..., Replacement]:
@@ -177,7 +178,7 @@ def rule(
     name: str | None = None,
     opset: tuple[int, int | None] = (1, None),
     unsupported_ok: bool = False,
-    may_lose: bool = False,
+    may_lose: bool | str = False,
 ) -> Callable[[Callable[..., Any]], Rule]: ...
 
 
@@ -187,7 +188,7 @@ def rule(
     name: str | None = None,
     opset: tuple[int, int | None] = (1, None),
     unsupported_ok: bool = False,
-    may_lose: bool = False,
+    may_lose: bool | str = False,
 ) -> Rule | Callable[[Callable[..., Any]], Rule]:
     """Turn a pattern function into a `Rule`; usable bare or with options.
 
@@ -196,7 +197,8 @@ def rule(
         name: Name of the rule; by default the function's, with dashes.
         opset: Lowest and highest version of the default operator set it applies to.
         unsupported_ok: Fire even if the target has no kernel for what is made.
-        may_lose: Measure each replacement before it is made.
+        may_lose: Measure each replacement before it is made; its entry in the target's table of
+            preferences, which decides where that cannot be done, if it has one.
     """
 
     def make(pattern: Callable[..., Any]) -> Rule:

@@ -3,7 +3,8 @@
 
 Several MatMul, Gemm or Conv that take the same input, each with constant weights, are one operator
 with all their weights, and a Split behind it. That is done only where the target's preferences ask
-for `merged.MatMul`, `merged.Gemm` or `merged.Conv`: on CPUs it is no faster. Speed merged against
+for `merged.MatMul`, `merged.Gemm` or `merged.Conv`, and where measuring does not find it slower: on
+CPUs it is no faster. Speed merged against
 apart on ONNX Runtime 1.31.1, one thread, AVX-512, its own optimizations at their default, in turns:
 
     rows                            1             8             128
@@ -22,7 +23,7 @@ costs more than that gives. No other target has been measured.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -32,10 +33,10 @@ import onnx_ir as ir
 from burnish.backends.preferences import find
 from burnish.passes.base import Pass
 from burnish.passes.constant import tensor_of
-from burnish.passes.context import PassContext
-from burnish.passes.edit import remove_unused, replace_value, take_names
+from burnish.passes.context import PassContext, describe
+from burnish.passes.edit import discard, remove_unused, replace_value, take_names
 from burnish.passes.fuse.linear import FLOATS
-from burnish.passes.rule import Builder
+from burnish.passes.rule import Builder, NoMatch
 from burnish.passes.shapes import infer_node, infer_shapes
 
 _RULES = {"MatMul": "merge-matmul", "Gemm": "merge-gemm", "Conv": "merge-conv"}
@@ -60,9 +61,16 @@ class MergeProducts(Pass):
                 if reason is not None:
                     ctx.refuse(rule, first, reason)
                     continue
-                with ctx.rewrite(rule, first) as go:
-                    if go:
-                        _merge(model, graph, siblings)
+                made = _merged(siblings, model.opset_imports)
+                loss = made.loss(rule, model.opset_imports, ctx)
+                if loss is None:
+                    with ctx.rewrite(rule, first) as go:
+                        if go:
+                            made.put_in(model, graph)
+                            continue
+                else:
+                    ctx.refuse(rule, first, loss.reason, repair=loss.repair)
+                discard(made.op.nodes)
 
 
 def _groups(graph: ir.Graph) -> Iterable[list[ir.Node]]:
@@ -99,11 +107,16 @@ def _weight_axis(node: ir.Node) -> int:
     return 0 if node.op_type == "Conv" or (turned is not None and turned.as_int()) else 1
 
 
+def _entry(node: ir.Node) -> str:
+    """Return what the target's table of preferences calls several such nodes merged."""
+    return f"merged.{node.op_type}"
+
+
 def _objection(siblings: Sequence[ir.Node], ctx: PassContext) -> str | None:
     first = siblings[0]
     assert first.inputs[0] is not None
     dtype = first.inputs[0].dtype
-    operator = f"merged.{first.op_type}"
+    operator = _entry(first)
     known = find(ctx.target.preferences, operator, None if dtype is None else dtype.name)
     if known is None:
         return f"not measured on target {ctx.target.name}"
@@ -115,9 +128,49 @@ def _objection(siblings: Sequence[ir.Node], ctx: PassContext) -> str | None:
     return None
 
 
-def _merge(model: ir.Model, graph: ir.Graph, siblings: Sequence[ir.Node]) -> None:
+@dataclass(frozen=True)
+class _Merged:
+    """One product in place of several, beside the graph.
+
+    Attributes:
+        siblings: The products.
+        op: Has built what replaces them.
+        parts: Their outputs, in the same order.
+    """
+
+    siblings: Sequence[ir.Node]
+    op: Builder
+    parts: Sequence[ir.Value]
+
+    def loss(self, rule: str, opset_imports: Mapping[str, int], ctx: PassContext) -> NoMatch | None:
+        """Say that it loses on the target, if that is measured and it does."""
+        first = self.siblings[0]
+        if ctx.decisions is None or not ctx.allows(rule, first):
+            return None
+        pairs = [
+            (node.outputs[0], part) for node, part in zip(self.siblings, self.parts, strict=True)
+        ]
+        decision = ctx.decisions.decide(
+            rule, describe(first), _entry(first), pairs, self.op.nodes, opset_imports, ()
+        )
+        reason = decision.refusal
+        return None if reason is None else NoMatch(reason, decision.repair)
+
+    def put_in(self, model: ir.Model, graph: ir.Graph) -> None:
+        """Replace the products."""
+        first = self.siblings[0]
+        take_names(self.op.nodes, self.op.initializers, first, model.graph)
+        for value in self.op.initializers:
+            graph.register_initializer(value)
+        graph.insert_before(first, self.op.nodes)
+        for node, part in zip(self.siblings, self.parts, strict=True):
+            replace_value(node.outputs[0], part)
+        remove_unused(self.siblings)
+
+
+def _merged(siblings: Sequence[ir.Node], opset_imports: dict[str, int]) -> _Merged:
     first = siblings[0]
-    op = Builder(model.opset_imports)
+    op = Builder(opset_imports)
     inputs: list[np.ndarray] = []
     for index in range(1, len(first.inputs)):
         tensors = (tensor_of(node.inputs[index]) for node in siblings)
@@ -130,17 +183,11 @@ def _merge(model: ir.Model, graph: ir.Graph, siblings: Sequence[ir.Node]) -> Non
         sizes.append(weights.shape[_weight_axis(node)])
     merged = op.like(first, first.inputs[0], *inputs)
     axis = -1 if first.op_type == "MatMul" else 1
-    if model.opset_imports.get("", 1) < 13:
+    if opset_imports.get("", 1) < 13:
         parts = op.Split(merged, axis=axis, split=sizes, _outputs=len(siblings))
     else:
         given = np.array(sizes, dtype=np.int64)
         parts = op.Split(merged, given, axis=axis, _outputs=len(siblings))
     for node in op.nodes:
-        infer_node(node, model.opset_imports)
-    take_names(op.nodes, op.initializers, first, model.graph)
-    for value in op.initializers:
-        graph.register_initializer(value)
-    graph.insert_before(first, op.nodes)
-    for node, part in zip(siblings, parts, strict=True):
-        replace_value(node.outputs[0], part)
-    remove_unused(siblings)
+        infer_node(node, opset_imports)
+    return _Merged(siblings, op, parts)

@@ -60,7 +60,7 @@ def _(op: Builder, x: Operand, w: Operand, resize: ir.Node, conv: ir.Node) -> Re
     return op.like(resize, op.like(conv, x, *conv.inputs[1:]), *resize.inputs[1:])
 
 
-@rule(opset=(13, None), may_lose=True)
+@rule(opset=(13, None), may_lose=PREFERENCE)
 def conv_of_upsampled(op: Any, x: Any, w: Any = const()) -> Any:
     """Write Conv(Resize(x)) as DepthToSpace of smaller convolutions of x, one for each phase."""
     large = op.Resize(x, _more=True, _bind="resize")

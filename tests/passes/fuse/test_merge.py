@@ -4,18 +4,29 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import onnx_ir as ir
 import pytest
 
+from burnish import api
+from burnish.backends.answers import Answer
 from burnish.backends.preferences import Preference
 from burnish.backends.target import Target
+from burnish.passes import decide
+from burnish.passes.decide import Decision
 from burnish.passes.fuse.merge import MergeProducts
 from burnish.testing import assert_refuses, assert_same_outputs, parse, rewrites, run_pass
 
 _WELCOME = tuple(Preference(f"merged.{name}", True) for name in ("MatMul", "Gemm", "Conv"))
 CPU = Target.parse("cpu")
 GAINS = replace(CPU, preferences=_WELCOME)
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No answers of earlier builds."""
+    monkeypatch.setenv("BURNISH_CACHE", str(tmp_path))
 
 
 def _weights(name: str, *shape: int) -> str:
@@ -84,3 +95,38 @@ def test_what_is_not_alike_is_not_merged(body: str) -> None:
         f"{_weights('square', 4, 4)}> {{ {body} }}"
     )
     assert not rewrites(run_pass(MergeProducts(), model, target=GAINS))
+
+
+def _optimized(model: ir.Model, target: Target) -> tuple[ir.Model, list[Decision]]:
+    made, report = api.optimize(model, [MergeProducts()], target=target, measure=True)
+    return made, report.decisions
+
+
+@pytest.mark.parametrize("name", _CASES)
+def test_it_is_measured_under_the_name_in_the_table(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text, after = _CASES[name]
+    monkeypatch.setattr(decide, "_timed", lambda *_: Answer(1.2, 1.1, 1.3))
+    model, (decision,) = _optimized(parse(text), GAINS)
+    assert (decision.operator, decision.source) == (f"merged.{name}", "measured")
+    assert [node.op_type for node in model.graph] == after
+
+
+def test_what_is_measured_slower_stays_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(decide, "_timed", lambda *_: Answer(0.8, 0.7, 0.9))
+    model, (decision,) = _optimized(parse(_CASES["MatMul"][0]), GAINS)
+    assert decision.chosen == "original"
+    assert [node.op_type for node in model.graph] == ["MatMul", "MatMul", "MatMul", "Relu"]
+
+
+def test_both_sides_run_and_are_timed() -> None:
+    columns = [f"{_weights(name, 64, 64)}" for name in ("a", "bb", "ccc")]
+    text = (
+        "g (float[N,64] x) => (float[] u, float[] v, float[] w)"
+        f"<{', '.join(columns)}>"
+        "{ u = MatMul(x, a) v = MatMul(x, bb) w = MatMul(x, ccc) }"
+    )
+    _, (decision,) = _optimized(parse(text), GAINS)
+    assert decision.source == "measured"
+    assert decision.ratio is not None
