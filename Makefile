@@ -76,7 +76,7 @@ lock: ## write constraints.txt anew, from the ranges in pyproject.toml
 	@rm -rf build/lock && $(PYTHON) -m venv build/lock
 	@build/lock/bin/python -m pip install -qq --upgrade pip setuptools
 	@build/lock/bin/python -m pip install -qq --no-build-isolation \
-	  '.[bench,onnxscript,torch,zoo-export]' --group dev
+	  '.[bench,onnxscript,tensorrt-rtx,torch,zoo-export]' --group dev
 	@{ sed '/^[^#]/,$$d' constraints.txt; \
 	  build/lock/bin/python -m pip freeze --all --exclude burnish | sed 's/+cpu$$//'; \
 	} > build/constraints.txt && mv build/constraints.txt constraints.txt
@@ -99,5 +99,5 @@ $(VENV)/.run: $(VENV)/.base pyproject.toml
 
 $(VENV)/.dev: $(VENV)/.run
 	@echo "== installing what the tests need"
-	@$(INSTALL) --editable '.[bench,onnxscript,torch,zoo-export]' --group dev
+	@$(INSTALL) --editable '.[bench,onnxscript,tensorrt-rtx,torch,zoo-export]' --group dev
 	@touch $@

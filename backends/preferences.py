@@ -65,6 +65,19 @@ PREFERENCES: dict[str, Preferences] = {
         Preference("merged.Gemm", False),
         Preference("merged.Conv", False, 0.98),
     ),
+    # Shapes that the CPU's kernels want and TensorRT, which chooses layouts and merges products
+    # itself, would have to see through. Not measured.
+    "tensorrt": (
+        Preference("BatchNormalization-affine", False),
+        Preference("BatchNormalization-shift", False),
+        Preference("Gather-shuffle", False),
+        Preference("Conv-filled", False),
+        Preference("Conv-split", False),
+        Preference("DepthToSpace-phases", False),
+        Preference("merged.MatMul", False),
+        Preference("merged.Gemm", False),
+        Preference("merged.Conv", False),
+    ),
 }
 """The table, by name of the target. The first entry that covers an operator counts."""
 

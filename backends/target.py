@@ -2,7 +2,8 @@
 """What a backend can run, and what it runs fast: the questions a pass asks before it rewrites.
 
 Nothing here is a hand-written table of operators. The answers come from the runtime's own kernel
-registry and operator schemas, so they stay right when the runtime is upgraded.
+registry and operator schemas (TensorRT's: from its parser), so they stay right when the runtime is
+upgraded.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from burnish.backends import int8
 from burnish.backends.preferences import PREFERENCES, Preferences, find
 from burnish.errors import InputError
 
@@ -27,7 +29,12 @@ if TYPE_CHECKING:
 MICROSOFT = "com.microsoft"
 """The domain of ONNX Runtime's contributed operators, where the fused forms live."""
 
-_PROVIDERS = {"cpu": "CPUExecutionProvider"}
+_CPU = "CPUExecutionProvider"
+_PROVIDERS = {
+    "cpu": _CPU,
+    "tensorrt": "TensorrtExecutionProvider",
+    "tensorrt-rtx": "NvTensorRTRTXExecutionProvider",
+}
 _OPEN_ENDED = 2**31 - 1  # the end of a kernel's version range that has no end
 
 
@@ -52,9 +59,10 @@ class Target:
     """The machine and runtime a model is optimized for.
 
     Attributes:
-        name: What the user calls it: ``cpu``.
+        name: What the user calls it: ``cpu``, ``tensorrt``, ``tensorrt-rtx:sm89,sm120``.
         provider: The ONNX Runtime execution provider that runs it.
-        isa: Instruction-set features, e.g. ``{"avx2", "avx512", "vnni"}``; see `detect_isa`.
+        isa: Instruction-set features, e.g. ``{"avx2", "avx512", "vnni"}``; see `detect_isa`. Of
+            TensorRT for RTX: the compute capabilities to build for, e.g. ``{"sm89"}``.
         max_opset: The newest opset of the default domain that the runtime fully supports.
         preferences: Which fused operators pay; the first entry that covers one counts.
     """
@@ -71,14 +79,22 @@ class Target:
 
         Raises:
             InputError: there is no target of that name; the nearest name is suggested.
+            MissingExtraError: its package is not installed.
         """
-        name = text.strip().lower()
+        name, _, devices = text.strip().lower().partition(":")
         provider = _PROVIDERS.get(name)
-        if provider is None:
+        if provider is None or (devices and name != "tensorrt-rtx"):
             near = difflib.get_close_matches(name, _PROVIDERS, n=1)
             hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(_PROVIDERS)}"
             raise InputError(f"unknown target {text!r}", hint=hint)
-        return Target(name, provider, detect_isa(), max_opset(), PREFERENCES.get(name, ()))
+        if provider == _CPU:
+            return Target(name, provider, detect_isa(), max_opset(), PREFERENCES.get(name, ()))
+        from burnish.backends.tensorrt.capability import parse
+
+        built_for = parse(name, devices)
+        full = f"{name}:{','.join(built_for)}" if built_for else name
+        # No newer than what ONNX Runtime runs, which checks the numbers.
+        return Target(full, provider, frozenset(built_for), max_opset(), PREFERENCES["tensorrt"])
 
     def support(
         self,
@@ -98,6 +114,12 @@ class Target:
                 ``None`` asks whether any type is supported.
         """
         domain = "" if domain == "ai.onnx" else domain
+        if self.provider != _CPU:
+            from burnish.backends.tensorrt.capability import supports
+
+            name = self.name.partition(":")[0]
+            found = supports(name, domain, op_type, None if dtype is None else dtype.name)
+            return Support.KERNEL if found else Support.NONE
         return _support(self.provider, domain, op_type, opset, _type_string(dtype))
 
     def runs(
@@ -143,6 +165,11 @@ class Target:
         return next((name for name in names if find(self.preferences, name, kind)), None)
 
     @property
+    def int8(self) -> int8.Int8Form:
+        """The form in which it takes int8."""
+        return int8.ONNX_RUNTIME if self.provider == _CPU else int8.TENSORRT
+
+    @property
     def int8_accumulator_bits(self) -> int:
         """Width in which sums of uint8 * int8 products are held before they are widened.
 
@@ -180,9 +207,7 @@ def _newest(version: int, model: Any) -> int:
     options.log_severity_level = 4
     while version > 1:
         try:
-            onnxruntime.InferenceSession(
-                model(version), options, providers=["CPUExecutionProvider"]
-            )
+            onnxruntime.InferenceSession(model(version), options, providers=[_CPU])
         except Exception:  # the runtime's exceptions share no base class
             version -= 1
         else:
@@ -263,7 +288,7 @@ def _support(provider: str, domain: str, op_type: str, opset: int, dtype: str | 
     if _has_runnable_body(provider, domain, op_type, opset, dtype):
         return Support.FUNCTION
     # InsertCastTransformer does this for float16 alone, at every optimization level.
-    castable = dtype == "tensor(float16)" and provider == "CPUExecutionProvider"
+    castable = dtype == "tensor(float16)" and provider == _CPU
     if castable and any(_accepts(kernel, schema, "tensor(float)") for kernel in kernels):
         return Support.CAST
     return Support.NONE
@@ -290,7 +315,7 @@ def _has_runnable_body(
     body = _body(domain, op_type, opset, dtype)
     if body is None:
         return False
-    function, types = body
+    function, types, fixed = body
     opsets = {entry.domain: entry.version for entry in function.opset_import}
     for node in function.node:
         node_opset = opsets.get(node.domain, opset)
@@ -298,8 +323,11 @@ def _has_runnable_body(
         if not _support(provider, node.domain, node.op_type, node_opset, node_type):
             return False
         since = _since(node.domain, node.op_type, node_opset)
-        if node.domain == domain and since != _since(domain, node.op_type, opset):
-            return False  # the body means an operator that the model's opset has changed
+        # OpSchema::GetFunction validates a body that is written down: it may mean no operator that
+        # the model's opset has changed. One that is built for a node it takes as it is.
+        changed = since != _since(domain, node.op_type, opset)
+        if fixed and node.domain == domain and changed:
+            return False
         schema = _schemas()[node.domain, node.op_type][since or 0]
         for name, output in zip(node.output, schema.outputs, strict=False):
             if schema.inputs and output.typeStr == schema.inputs[0].typeStr and node_type:
@@ -309,8 +337,10 @@ def _has_runnable_body(
 
 def _body(
     domain: str, op_type: str, opset: int, dtype: str | None
-) -> tuple[onnx.FunctionProto, dict[str, str]] | None:
-    """The function an operator stands for, and the types of its inputs as far as `dtype` tells.
+) -> tuple[onnx.FunctionProto, dict[str, str], bool] | None:
+    """The function an operator stands for, the types of its inputs, and whether it is always this.
+
+    Types are given as far as `dtype` tells.
 
     Some bodies depend on attributes and input types. The body taken is that of a node with default
     attributes, its required inputs alone, and `dtype` (or the commonest type there is) throughout.
@@ -326,7 +356,7 @@ def _body(
     first = schema.inputs[0].type_str
     types = {p.name: dtype for p in schema.inputs if dtype and p.type_str == first}
     if schema.has_function:  # type: ignore[attr-defined]
-        return schema.function_body, types
+        return schema.function_body, types, True
     if not schema.has_context_dependent_function:  # type: ignore[attr-defined]
         return None
     required = schema.inputs[: schema.min_input]
@@ -353,7 +383,7 @@ def _body(
     except Exception:  # there is no default node of this operator
         return None
     function = onnx.FunctionProto.FromString(body)
-    return (function, types) if function.node else None
+    return (function, types, False) if function.node else None
 
 
 def _commonest(types: Iterable[str]) -> str:

@@ -113,6 +113,8 @@ def test_constraints_pin_every_requirement_within_its_range() -> None:
         for name, _, version in (line.partition("==") for line in lines if line[:1] != "#")
     }
     for requirement in requirements():
+        if requirement.name == "tensorrt":  # for machines with a GPU; no target installs it
+            continue
         version = pins.get(canonicalize_name(requirement.name))
         assert version is not None, f"{requirement} is not pinned: run `make lock`"
         assert requirement.specifier.contains(version), f"{requirement} does not admit {version}"
