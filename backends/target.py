@@ -289,7 +289,11 @@ def _support(provider: str, domain: str, op_type: str, opset: int, dtype: str | 
         return Support.FUNCTION
     # InsertCastTransformer does this for float16 alone, at every optimization level.
     castable = dtype == "tensor(float16)" and provider == _CPU
-    if castable and any(_accepts(kernel, schema, "tensor(float)") for kernel in kernels):
+    if (
+        castable
+        and _allows(schema, dtype)
+        and any(_accepts(kernel, schema, "tensor(float)") for kernel in kernels)
+    ):
         return Support.CAST
     return Support.NONE
 
@@ -298,6 +302,12 @@ def _since(domain: str, op_type: str, opset: int) -> int | None:
     """The version of the operator that `opset` means, as the runtime knows it."""
     versions = _schemas().get((domain, op_type), {})
     return max((version for version in versions if version <= opset), default=None)
+
+
+def _allows(schema: Any, dtype: str | None) -> bool:
+    """Whether an operator is defined for a type of its first input, or output if it has none."""
+    parameters = schema.inputs or schema.outputs
+    return not parameters or dtype in parameters[0].types
 
 
 def _accepts(kernel: _Kernel, schema: Any, dtype: str | None) -> bool:

@@ -220,3 +220,32 @@ def test_a_function_is_expanded_only_while_its_operators_mean_the_same(
         "g (float[4] x) => (float[4] y) { y = Swish(x) }"
     )
     assert cpu.runs("Swish", opset=opset, dtype=F) == loads(text)
+
+
+# One call of each, valid since opset 21.
+_BUILT_FOR_A_NODE = {
+    "GroupNormalization": "GroupNormalization<num_groups=2>(x, s, s)",
+    "CenterCropPad": "CenterCropPad(x, n)",
+    "SoftmaxCrossEntropyLoss": "SoftmaxCrossEntropyLoss(x, l)",
+    "Clip": "Clip(x, a, b)",
+}
+
+
+@pytest.mark.parametrize("op_type", _BUILT_FOR_A_NODE)
+@pytest.mark.parametrize("opset", range(21, 27))
+def test_a_function_that_is_built_for_a_node_is_expanded_in_any_opset(
+    cpu: Target, op_type: str, opset: int
+) -> None:
+    text = (
+        f'<ir_version: 10, opset_import: ["" : {opset}]> '
+        "g (float[1,4] x, float[4] s, int64[2] n, int64[1] l, float a, float b) => (float[] y)"
+        f"{{ y = {_BUILT_FOR_A_NODE[op_type]} }}"
+    )
+    if opset <= cpu.max_opset:
+        assert cpu.runs(op_type, opset=opset, dtype=F) == loads(text) is True
+
+
+def test_no_cast_lets_an_operator_take_a_type_it_is_not_defined_for(cpu: Target) -> None:
+    text = '<ir_version: 10, opset_import: ["" : 21]> g (float16[4] x) => (float16[4] y)'
+    assert cpu.runs("Celu", opset=21, dtype=F16) == loads(f"{text} {{ y = Celu(x) }}") is False
+    assert cpu.runs("Selu", opset=21, dtype=F16) == loads(f"{text} {{ y = Selu(x) }}") is True
