@@ -73,14 +73,20 @@ class Cut:
             if fix is not None:
                 fix(self, node)
 
-    def mask(self, model: ir.Model) -> None:
+    def mask(self, model: ir.Model, copy: ir.Model | None = None) -> None:
         """Zero what `apply` would cut: the same function at full size, to compare with.
 
         Divisors and variances are left alone; what they divide is zero.
+
+        Args:
+            model: The model that was analyzed.
+            copy: A copy of it to zero instead.
         """
+        places = {} if copy is None else {value.name: value for value in _values(copy.graph)}
         for value, axes in self.parameters(model):
             if not any(_divides(node, slot) for node, slot in value.uses()):
-                _replace(value, _lazily(value, partial(_zero, axes)))
+                place = value if copy is None else places[value.name]
+                _replace(place, _lazily(value, partial(_zero, axes)))
 
 
 def _values(graph: ir.Graph) -> list[ir.Value]:

@@ -8,6 +8,8 @@ l1, l2      sum of magnitudes, or root of the sum of squares, over all that is c
 activation  root mean square of the unit times the norm of the columns that read it: what its
             readers would lose (M. Sun et al., Wanda, 2023, summed over a unit); needs calibration
             data
+reconstruction  what its readers would lose that the other units cannot make up for
+            (`burnish.passes.prune.elimination`); needs calibration data
 random      the baseline
 """
 
@@ -26,7 +28,7 @@ from burnish.passes.prune.coupling import Dim, Group, Units, sizes_of
 from burnish.passes.sketch import Array, Sketch
 
 Scores = NDArray[np.float64]
-CRITERIA = ("l1", "l2", "activation", "random")
+CRITERIA = ("auto", "l1", "l2", "activation", "reconstruction", "random")
 
 _MATRICES = {"Conv": 1, "ConvTranspose": 1, "FusedConv": 1, "Gemm": 1, "MatMul": 1, "Einsum": 1}
 _VIEWS = frozenset({"Cast", "Identity", "Transpose"})

@@ -1,131 +1,428 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What readers of cut units lose is made up for by those that stay, without labels.
+"""What cut units gave is made up for by what stays, layer after layer, without labels.
 
-Of a layer Y = W X + b, let S be the inputs that stay. Over calibration data, W' of the inputs S
-and b' that come closest to Y in least squares have a closed form (`least_squares`), of the
-covariance of X and its mean: W' from the covariance, and b' = b + (W - W') mean(X). A quarter of
-the samples is held out, and decides between much damping, little, moving the bias alone, and
-nothing.
-(Y. He et al., "Channel Pruning for Accelerating Very Deep Neural Networks", 2017, section 3.1.)
+Layers are fitted in the order of the graph. Of each, let X be what it is fed in the model that was
+cut, with all layers before it fitted already, and Y what it gives in the whole model. The change D
+of its weights W, and of its bias, that brings it closest to Y has a closed form in the moments of X
+and of what is missing, R = Y - W X - b:
+
+    D = (R X^T) (X X^T + damping)^-1        X with a row of ones if there is a bias
+
+so errors do not pile up: each layer also makes up for what those before it could not. (Y. He et
+al., "Channel Pruning for Accelerating Very Deep Neural Networks", 2017, sections 3.1 and 3.3, and
+X. Zhang et al., "Accelerating Very Deep Convolutional Networks", 2016, for the asymmetric form.) A
+layer whose output is added to another branch aims at the sum, and so makes up for that branch as
+well. A quarter of the samples is held out, and decides between dampings, moving the bias alone,
+and nothing.
 """
 
 from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
 from burnish.passes.calibration import CalibrationSource
-from burnish.passes.prune.cut import Cut, Kept
+from burnish.passes.constant import as_array
+from burnish.passes.prune.cut import Cut
 from burnish.passes.quant.collect import Progress
-from burnish.passes.reconstruct.compensate import damped, least_squares
 from burnish.passes.reconstruct.judge import Account, Verdict
-from burnish.passes.reconstruct.layer import Layer, bias_place, layers_of, shift_bias
-from burnish.passes.reconstruct.observe import Evidence, observe
+from burnish.passes.reconstruct.layer import Layer, bias_place, gram_bytes, layers_of, shift_bias
+from burnish.passes.reconstruct.observe import is_held_out
+from burnish.passes.sketch import Array
 
-Rows = NDArray[np.float64]
+Wide = NDArray[np.float64]
 
-DAMPINGS = (1e-2, 1e-4)
-"""Shares of the mean of the inputs' variances that are added to them; see `damped`."""
+DAMPINGS = (1e-1, 1e-2, 1e-3, 1e-4)
+"""Shares of the mean variance of the inputs that are added to each."""
+
+ROWS = 64
+"""Columns of X kept of all samples together, for each number in one; drawn where there are more."""
+
+WIDEST = 2 << 30
+"""Bytes of moments beyond which a layer is left as it is."""
+
+
+_SUMS = frozenset({"Conv", "ConvTranspose", "MatMul", "Gemm", "Einsum"})
+
+
+class Survivors:
+    """Which indices of the whole model's values are left, over one or more cuts.
+
+    Attributes:
+        left: Name of a value -> axis -> indices in the whole model, of the axes that were cut.
+    """
+
+    def __init__(self) -> None:
+        self.left: dict[str, dict[int, NDArray[np.int64]]] = {}
+
+    def cut(self, cut: Cut) -> None:
+        """Note what is about to be cut."""
+        for (value, axis), kept in cut.kept.items():
+            if isinstance(value, ir.Value) and value.name:
+                axes = self.left.setdefault(value.name, {})
+                axes[axis] = axes.get(axis, np.arange(kept.size))[kept]
+
+    def of(self, name: str, array: Array) -> Array:
+        """Return what is left of an array of the whole model."""
+        for axis, indices in self.left.get(name, {}).items():
+            array = array.take(indices, axis)
+        return array
 
 
 def recover(
-    model: ir.Model, cut: Cut, samples: CalibrationSource, progress: Progress | None = None
+    whole: ir.Model,
+    model: ir.Model,
+    survivors: Survivors,
+    samples: CalibrationSource,
+    *,
+    seed: int = 0,
+    progress: Progress | None = None,
 ) -> Account:
-    """Fit the layers that read what is about to be cut; edits weights and biases in place.
+    """Fit the layers behind what was cut; edits weights and biases in place.
 
     Args:
-        model: Not cut yet.
-        cut: What will be.
-        samples: What it is run on.
-        progress: Shows progress.
+        whole: The model before any cut; runs as it is.
+        model: The model that was cut.
+        survivors: What is left of the values of `whole` in `model`.
+        samples: What both run on.
+        seed: Of the choice of columns, where there are more than needed.
+        progress: Shows progress: (items, total, label) -> items.
 
     Returns:
-        Errors of the layers' outputs on held-out samples, before: of the cut alone.
+        Errors of the layers' outputs on held-out samples, against those of the whole model; before:
+        with all layers before it fitted, and the layer itself as it was.
+
+    Raises:
+        InputError: the samples or a model do not run.
     """
     account = Account()
-    layers = [
-        layer
-        for layer in layers_of(model)
-        if not layer.shared and _inputs_kept(cut, layer) is not None
-    ]
-    # The copy runs while the layers change.
-    for layer, evidence in observe(model.clone(), layers, samples, progress=progress):
-        kept = _inputs_kept(cut, layer)
-        assert kept is not None
-        _fit(layer, kept, evidence, cut, account)
+    length = samples.known_length or len(samples)
+    waves = list(_waves(model, survivors))
+    shown: Iterable[list[Target]] = waves
+    if progress is not None:
+        shown = progress(waves, len(waves), "recover")
+    for wave in shown:
+        moments = [_Dealt(target, length, seed + at) for at, target in enumerate(wave)]
+        _observe(whole, model, survivors, moments, samples)
+        for each in moments:
+            _fit(each, account)
     return account
 
 
-def _inputs_kept(cut: Cut, layer: Layer) -> Kept | None:
-    """Return which of the numbers an output sums over stay, or None if all do."""
-    weights = layer.weights
-    kept = cut.axes(layer.node.inputs[1]).get(1 - weights.axis)
-    if kept is None:
-        return None
-    return np.repeat(kept, layer.fan_in // kept.size)
+# --- which layers, and what they aim at -----------------------------------------------------------
 
 
-def _fit(layer: Layer, kept: Kept, evidence: Evidence, cut: Cut, account: Account) -> None:
-    rows = layer.rows.astype(np.float64)
-    movable = bias_place(layer) is not None
-    fit = evidence.fit.centred if movable else evidence.fit
-    plain = np.where(kept, rows, 0.0)
-    candidates = [plain]
-    for share in DAMPINGS:
-        groups = zip(rows, fit.second, strict=True)
-        candidates.append(
-            np.stack([least_squares(one, damped(second, share), kept) for one, second in groups])
+@dataclass(frozen=True)
+class Target:
+    """A layer to fit.
+
+    Attributes:
+        layer: The layer.
+        aims: Of each of its operators, what it aims at.
+        movable: Whether there is a bias to fit as well.
+    """
+
+    layer: Layer
+    aims: tuple[Aim, ...]
+    movable: bool
+
+
+@dataclass(frozen=True)
+class Aim:
+    """What one operator aims at: the whole model's `value` less this model's `other`.
+
+    Attributes:
+        fed: Name of the operator's input.
+        value: Name of its result with its bias, or of the sum that this goes into.
+        other: Name of what else goes into that sum.
+    """
+
+    fed: str
+    value: str
+    other: str | None
+
+
+def _waves(model: ir.Model, survivors: Survivors) -> Iterator[list[Target]]:
+    """Yield layers to fit, those together that do not depend on one another."""
+    depth: dict[ir.Value, int] = {}
+    changed: set[ir.Value] = set()
+    layers = {layer.node: layer for layer in layers_of(model) if not layer.shared}
+    last = {layer.nodes[-1]: layer for layer in layers.values()}
+    found: list[tuple[int, Layer]] = []
+    for node in model.graph:
+        inputs = [value for value in _inputs(node) if value is not None]
+        deep = max((depth.get(value, 0) for value in inputs), default=0)
+        # Of a cut value, each number that is left is as it was, until some are summed.
+        sums = node.op_type in _SUMS and (node.inputs[0] is not None)
+        differs = any(value in changed for value in inputs) or (
+            sums and _name(node.inputs[0]) in survivors.left
         )
-    held = evidence.held
-
-    def error(new: Rows) -> float:
-        """Squared error, with the bias moved by what `fit` says."""
-        lost = rows - new
-        total = held.energy(lost)
-        if movable:
-            shift = np.einsum("gok,gk->go", lost, evidence.fit.mean)
-            drift = np.einsum("gok,gk->go", lost, held.first)
-            total += float((held.count * shift**2 - 2 * shift * drift).sum())
-        return max(total, 0.0)
-
-    before = held.energy(rows - plain)
-    errors = [error(new) for new in candidates]
-    chosen, after = candidates[int(np.argmin(errors))], min(errors)
-    if not account.add(layer.name, Verdict(before, after, held.energy(rows))):
-        return
-    with _Following(cut, layer):
-        if chosen is not plain:
-            layer.replace(chosen)
-        if movable:
-            lost = rows - chosen
-            shift_bias(layer, np.einsum("gok,gk->go", lost, evidence.fit.mean).reshape(-1))
+        layer = last.get(node)
+        if layer is not None and differs and gram_bytes(layer) <= WIDEST:
+            fed = [depth.get(value, 0) for value in layer.inputs]
+            deep = max([deep, *fed]) + 1
+            found.append((deep, layer))
+        for value in node.outputs:
+            depth[value] = deep
+            if differs:
+                changed.add(value)
+    found.sort(key=lambda each: each[0])
+    for deep, together in groupby(found, key=lambda each: each[0]):
+        yield [_target(layer, deep, depth) for _, layer in together]
 
 
-class _Following:
-    """Lets new weights and biases be cut as the old ones would have been."""
+def _inputs(node: ir.Node) -> Iterator[ir.Value | None]:
+    yield from node.inputs
+    for attribute in node.attributes.values():
+        graphs = [attribute.value] if attribute.type == ir.AttributeType.GRAPH else []
+        for graph in graphs:
+            for inner in graph:
+                yield from _inputs(inner)
 
-    def __init__(self, cut: Cut, layer: Layer) -> None:
-        self.cut = cut
-        readers = [user for node in layer.nodes for user, _ in node.outputs[0].uses()]
-        self.nodes = [*layer.nodes, *readers]
-        self.layer = layer
-        self.before: list[list[ir.Value | None]] = []
 
-    def __enter__(self) -> None:
-        self.before = [list(node.inputs) for node in self.nodes]
+def _target(layer: Layer, deep: int, depth: Mapping[ir.Value, int]) -> Target:
+    place = bias_place(layer)
+    if len(layer.nodes) > 1:
+        aims = [Aim(_name(n.inputs[0]), _name(n.outputs[0]), None) for n in layer.nodes]
+        return Target(layer, tuple(aims), False)
+    result = (layer.node if place is None else place).outputs[0]
+    fed = _name(layer.node.inputs[0])
+    aim = Aim(fed, _name(result), None)
+    if len(result.uses()) == 1 and not result.is_graph_output():
+        ((user, slot),) = result.uses()
+        other = user.inputs[1 - slot] if user.op_type == "Add" and user.domain == "" else None
+        if (
+            other is not None
+            and other.shape is not None
+            and other.shape == result.shape
+            and as_array(other) is None
+            and depth.get(other, 0) < deep
+        ):
+            aim = Aim(fed, _name(user.outputs[0]), _name(other))
+    return Target(layer, (aim,), place is not None)
+
+
+def _name(value: ir.Value | None) -> str:
+    assert value is not None
+    return value.name or ""
+
+
+# --- what is seen ---------------------------------------------------------------------------------
+
+
+class _Moments:
+    """Sums over columns x, with a one behind each, and what is missing at the output, r.
+
+    Attributes:
+        second: Sum of x x^T, [G, K + 1, K + 1].
+        cross: Sum of r x^T, [G, O / G, K + 1].
+        missing: Sum of r^2.
+        size: Sum of squares of what is aimed at, less its mean square.
+    """
+
+    def __init__(self, groups: int, features: int, outputs: int) -> None:
+        self.second = np.zeros((groups, features + 1, features + 1))
+        self.cross = np.zeros((groups, outputs, features + 1))
+        self.first = np.zeros((groups, outputs))
+        self.square = 0.0
+        self.missing = 0.0
+        self.count = 0
+
+    def add(self, x: Wide, missing: Wide, aim: Wide) -> None:
+        """Observe x [G, n, K + 1], r [G, n, O / G] and what is aimed at."""
+        turned = x.transpose(0, 2, 1)
+        self.second += turned @ x
+        self.cross += missing.transpose(0, 2, 1) @ x
+        self.missing += float(np.vdot(missing, missing))
+        self.first += aim.sum(1)
+        self.square += float(np.vdot(aim, aim))
+        self.count += x.shape[1]
+
+    @property
+    def size(self) -> float:
+        return max(self.square - float(np.vdot(self.first, self.first)) / max(self.count, 1), 0.0)
+
+    def error(self, change: Wide) -> float:
+        """Return the squared error that is left with a change [G, O / G, K + 1]."""
+        left = self.missing - 2 * np.vdot(change, self.cross)
+        return max(float(left + np.vdot(change @ self.second, change)), 0.0)
+
+
+class _Dealt:
+    """Deals samples of one layer to moments to learn from, and to judge by."""
+
+    def __init__(self, target: Target, length: int, seed: int) -> None:
+        self.target = target
+        layer = target.layer
+        self.cut = layer.cut
+        self.rows = layer.rows.astype(np.float64)
+        self.bias = _bias(layer)
+        groups, outputs, features = self.rows.shape
+        self.fit = _Moments(groups, features, outputs)
+        self.held = _Moments(groups, features, outputs)
+        self.most = max(16, -(-ROWS * features // max(length * len(target.aims), 1)))
+        self.rng = np.random.default_rng(seed)
+        self.index = 0
+
+    def update(self, pairs: Sequence[tuple[Array, Array]]) -> None:
+        """Observe inputs and what is aimed at, of each of the layer's operators on one sample."""
+        moments = self.held if is_held_out(self.index) else self.fit
+        self.index += 1
+        for array, aim in pairs:
+            x = np.concatenate(list(self.cut(array)), axis=1)
+            y = self._columns(aim, x.shape[1])
+            if x.shape[1] > self.most:
+                chosen = np.sort(self.rng.choice(x.shape[1], self.most, replace=False))
+                x, y = x[:, chosen], y[:, chosen]
+            wide = np.concatenate([x, np.ones((*x.shape[:2], 1))], axis=2, dtype=np.float64)
+            wanted = y.astype(np.float64)
+            missing = wanted - wide[:, :, :-1] @ self.rows.transpose(0, 2, 1) - self.bias
+            moments.add(wide, missing, wanted)
+
+    def _columns(self, aim: Array, count: int) -> Array:
+        """Return an output as [G, n, O / G], in the order of the input's columns."""
+        groups, outputs, _ = self.rows.shape
+        if self.target.layer.node.op_type == "Conv":
+            aim = np.moveaxis(aim, 1, -1)
+        return aim.reshape(count, groups, outputs).transpose(1, 0, 2)
+
+
+def _bias(layer: Layer) -> Wide:
+    """Return the bias [G, 1, O / G], of wherever it is added."""
+    place = bias_place(layer)
+    channels = layer.weights.channels
+    found = layer.weights.bias
+    if place is not None and place is not layer.node:
+        slot = 1 if place.inputs[0] is layer.node.outputs[0] else 0
+        found = as_array(place.inputs[slot])
+    flat = np.zeros(channels) if found is None else found.astype(np.float64).reshape(-1)
+    return flat.reshape(layer.groups, 1, -1)
+
+
+def _observe(
+    whole: ir.Model,
+    model: ir.Model,
+    survivors: Survivors,
+    moments: Sequence[_Dealt],
+    samples: CalibrationSource,
+) -> None:
+    """Run both models over the samples, as far as the layers need them."""
+    aims = [aim for each in moments for aim in each.target.aims]
+    ours = [*(aim.fed for aim in aims), *(aim.other for aim in aims if aim.other is not None)]
+    with contextlib.ExitStack() as stack:
+        teacher = stack.enter_context(_Running(whole, [aim.value for aim in aims]))
+        student = stack.enter_context(_Running(model, ours))
+        for number, feeds in enumerate(samples):
+            wanted, given = teacher.run(feeds, number), student.run(feeds, number)
+            for each in moments:
+                pairs = []
+                for aim in each.target.aims:
+                    value = survivors.of(aim.value, wanted[aim.value])
+                    pairs.append(
+                        (given[aim.fed], value if aim.other is None else value - given[aim.other])
+                    )
+                each.update(pairs)
+
+
+class _Running:
+    """A model that gives values of its main graph; only what they need is run."""
+
+    def __init__(self, model: ir.Model, names: Iterable[str]) -> None:
+        self.inputs = {value.name for value in model.graph.inputs}
+        self.names = [name for name in dict.fromkeys(names) if name not in self.inputs]
+        self.model = _up_to(model, self.names)
+        self.session: Any = None
+
+    def __enter__(self) -> _Running:
+        from burnish.backends.onnxruntime import session
+
+        if self.names:
+            given = {value.name for value in self.model.graph.outputs}
+            extra = [name for name in self.names if name not in given]
+            self.session = session(self.model, optimize="all", extra_outputs=extra)
+        return self
 
     def __exit__(self, *_: object) -> None:
-        for node, old in zip(self.nodes, self.before, strict=True):
-            for slot, value in enumerate(node.inputs):
-                if value is None or (slot < len(old) and old[slot] is value):
-                    continue
-                was = old[slot] if slot < len(old) else None
-                axes = self.cut.axes(was) if was is not None else self._of_bias(node)
-                self.cut.kept.update(((value, axis), kept) for axis, kept in axes.items())
+        if self.session is not None:
+            self.session.close()
 
-    def _of_bias(self, node: ir.Node) -> dict[int, Kept]:
-        result = node.outputs[0]
-        axis = 1 if node.op_type == "Conv" else len(result.shape or ()) - 1
-        kept = self.cut.axes(result).get(axis)
-        return {} if kept is None else {0: kept}
+    def run(self, feeds: Mapping[str, Array], number: int) -> dict[str, Array]:
+        """Return values by name; inputs among them."""
+        from burnish.errors import BurnishError, InputError
+
+        if self.session is None:
+            return dict(feeds)
+        needed = {spec.name for spec in self.session.inputs}
+        own = {name: array for name, array in feeds.items() if name in needed}
+        try:
+            return {**feeds, **self.session.run(own, self.names)}
+        except BurnishError as error:
+            raise InputError(
+                f"the model does not run on calibration sample {number}: {error}",
+                hint="check the sizes of its inputs",
+            ) from error
+
+
+def _up_to(model: ir.Model, names: Sequence[str]) -> ir.Model:
+    """Return a copy with other outputs, and without what those do not need; shares the weights."""
+    from burnish.passes.edit import remove_unused
+
+    copy = model.clone()
+    values = {value.name: value for node in copy.graph for value in node.outputs}
+    if all(values[name].type is not None for name in names):
+        copy.graph.outputs[:] = [values[name] for name in names]
+        remove_unused(list(copy.graph))
+    return copy
+
+
+# --- the fit --------------------------------------------------------------------------------------
+
+
+def _fit(dealt: _Dealt, account: Account) -> None:
+    fit, held, target = dealt.fit, dealt.held, dealt.target
+    if not held.count:
+        held = fit
+    nothing = np.zeros_like(fit.cross)
+    candidates = [nothing]
+    if target.movable:
+        shifted = nothing.copy()
+        shifted[:, :, -1] = fit.cross[:, :, -1] / max(fit.count, 1)
+        candidates.append(shifted)
+    candidates += [_solved(fit, share, target.movable) for share in DAMPINGS]
+    errors = [held.error(change) for change in candidates]
+    best = int(np.argmin(errors))
+    if not account.add(target.layer.name, Verdict(errors[0], errors[best], held.size)):
+        return
+    change = candidates[best]
+    if change[:, :, :-1].any():
+        target.layer.replace(dealt.rows + change[:, :, :-1])
+    if target.movable:
+        shift_bias(target.layer, change[:, :, -1].reshape(-1))
+
+
+def _solved(fit: _Moments, share: float, movable: bool) -> Wide:
+    """Return the change of weights and bias that leaves the least missing."""
+    count = max(fit.count, 1)
+    second, cross = fit.second, fit.cross
+    mean = second[:, :-1, -1] / count
+    inner, outer = second[:, :-1, :-1], cross[:, :, :-1]
+    drift = cross[:, :, -1] / count
+    if movable:
+        inner = inner - count * mean[:, :, None] * mean[:, None, :]
+        outer = outer - count * drift[:, :, None] * mean[:, None, :]
+    change = np.zeros_like(cross)
+    for group, matrix in enumerate(inner):
+        diagonal = np.abs(np.diagonal(matrix))
+        added = share * (float(diagonal.mean()) or 1.0)
+        damped = matrix + np.diag(np.full(len(matrix), added))
+        change[group, :, :-1] = np.linalg.solve(damped, outer[group].T).T
+    if movable:
+        change[:, :, -1] = drift - np.einsum("gok,gk->go", change[:, :, :-1], mean)
+    return change

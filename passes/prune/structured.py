@@ -3,13 +3,10 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
-from functools import cached_property
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 import onnx_ir as ir
@@ -21,26 +18,17 @@ from burnish.passes.context import PassContext
 from burnish.passes.edit import drop_initializer, names_of, use_count
 from burnish.passes.fuse.blocked import block_size
 from burnish.passes.options import option
-from burnish.passes.prune import flops
-from burnish.passes.prune.coupling import Group, Units, couplings_of
+from burnish.passes.prune import plan
+from burnish.passes.prune.coupling import Units, couplings_of
 from burnish.passes.prune.cut import Cut
-from burnish.passes.prune.importance import (
-    CRITERIA,
-    MeanSquare,
-    Scores,
-    by_activation,
-    by_magnitude,
-    is_matrix,
-    matrices,
-    readers,
-    readings,
-)
+from burnish.passes.prune.importance import CRITERIA, is_matrix
+from burnish.passes.prune.plan import CONVOLUTIONS, Candidate, Cost, Counts
+from burnish.passes.prune.rank import Ranking, rank
 from burnish.passes.prune.weights import QUANTIZED, check_patterns, is_quantized
 from burnish.passes.shapes import infer_shapes
 
 _DEFAULT_RATIO = 0.25
-_STEPS = 24
-_CONVOLUTIONS = frozenset({"Conv", "ConvTranspose", "FusedConv"})
+_BUDGETS = ("flops", "params", "latency")
 
 
 @dataclass(frozen=True)
@@ -60,22 +48,32 @@ class Structured(Pass):
     params: float | None = option(
         None, help="share of the model's parameters that may be left", min=0, max=1
     )
-    scope: str = option(
-        "group",
-        help="compare within each group, or across all by scores relative to the group's mean",
-        choices=("group", "global"),
+    latency: float | None = option(
+        None, help="share of the time for a run that may be left, measured here", min=0, max=1
     )
-    criterion: str = option("l2", help="what is cut first: the least by this", choices=CRITERIA)
+    scope: str = option(
+        "auto",
+        help="compare within each group; across all by scores relative to the group's mean; or "
+        "cut each group as far as measured outputs of the model bear it; auto: measured for a "
+        "budget with calibration data, else group",
+        choices=("auto", "group", "global", "measured"),
+    )
+    criterion: str = option(
+        "auto",
+        help="what is cut first: the least by this; auto: reconstruction with calibration data, "
+        "else l2",
+        choices=CRITERIA,
+    )
     exclude: tuple[str, ...] = option((), help="glob patterns of names of nodes or weights")
     recover: bool = option(
-        True, help="with calibration data, fit what reads the units to make up for them"
+        True, help="with calibration data, fit the layers behind what was cut to make up for it"
     )
     best_effort: bool = option(False, help="go as far as possible where a budget cannot be met")
 
     def __post_init__(self) -> None:
         """Refuse several goals at once."""
         super().__post_init__()
-        goals = [name for name in ("ratio", "flops", "params") if getattr(self, name) is not None]
+        goals = [name for name in ("ratio", *_BUDGETS) if getattr(self, name) is not None]
         if len(goals) > 1:
             raise InputError(f"options {goals[0]!r} and {goals[1]!r} exclude each other")
 
@@ -89,11 +87,16 @@ class Structured(Pass):
         """Name of the rewrite."""
         return self.name
 
+    @property
+    def budget(self) -> str | None:
+        """Name of the budget there is."""
+        return next((name for name in _BUDGETS if getattr(self, name) is not None), None)
+
     def apply(self, model: ir.Model, ctx: PassContext) -> None:
-        """Find groups of units, score them, choose, and cut.
+        """Find groups of units, rank them, choose, and cut.
 
         Raises:
-            InputError: a pattern matches nothing, or the criterion needs samples there are not.
+            InputError: a pattern matches nothing, or samples are needed that there are not.
             BudgetError: the budget cannot be met.
         """
         infer_shapes(model)
@@ -104,19 +107,27 @@ class Structured(Pass):
         copies = _unshare(model)
         units = Units(couplings_of(model))
         candidates = self._candidates(model, units, ctx)
-        removed = np.zeros(0, np.int64)
         if candidates:
-            plan = Plan(model, units, candidates, self._scores(model, units, candidates, ctx), self)
-            chosen = self._choose(plan, ctx)
-            removed = self._gate(plan, chosen, ctx)
-            cut = Cut(units, removed)
-            if self.recover and ctx.calibration is not None and removed.size:
-                from burnish.passes.prune.recover import recover
-
-                account = recover(model, cut, ctx.calibration, ctx.progress)
-                ctx.details["recovery"] = account.summary()
-            cut.apply(model)
+            ranked = self._ranked(model, units, candidates, ctx)
+            gone = self._choose(model, units, candidates, ranked, ctx)
+            removed = self._gate(model, units, candidates, ranked, gone, ctx)
+            if removed.size:
+                self._cut(model, Cut(units, removed), ctx)
         _share(model, copies)
+
+    def _cut(self, model: ir.Model, cut: Cut, ctx: PassContext) -> None:
+        if not self.recover or ctx.calibration is None:
+            cut.apply(model)
+            return
+        from burnish.passes.prune.recover import Survivors, recover
+
+        whole, survivors = model.clone(), Survivors()
+        survivors.cut(cut)
+        cut.apply(model)
+        account = recover(
+            whole, model, survivors, ctx.calibration, seed=ctx.seed, progress=ctx.progress
+        )
+        ctx.details["recovery"] = account.summary()
 
     # --- what can be cut ---
 
@@ -155,101 +166,119 @@ class Structured(Pass):
     ) -> None:
         """Say of layers whose results have to stay whole why."""
         for node in model.graph:
-            if len(node.inputs) < 2 or self.structure != _structure_of([node], heads=False):
+            if len(node.inputs) < 2 or self.structure != plan.structure_of([node], heads=False):
                 continue
             if any(value is not None and is_matrix(value) for value in node.inputs[:2]):
                 result = node.outputs[0]
-                axis = 1 if node.op_type in _CONVOLUTIONS else len(result.shape or ()) - 1
+                axis = 1 if node.op_type in CONVOLUTIONS else len(result.shape or ()) - 1
                 labels = units.of((result, axis))
                 if labels is not None and bool((labels < 0).all()):
                     refuse(node, units.reasons[units.class_of[result, axis]])
 
     # --- what to cut ---
 
-    def _scores(
+    def _ranked(
         self, model: ir.Model, units: Units, candidates: Sequence[Candidate], ctx: PassContext
-    ) -> list[Scores]:
-        groups = [candidate.group for candidate in candidates]
-        if self.criterion == "random":
-            rng = np.random.default_rng(ctx.seed)
-            return [rng.random(len(group.units)) for group in groups]
-        order = 1 if self.criterion == "l1" else 2
-        if self.criterion != "activation":
-            shown = ctx.progress(groups, len(groups), f"{self.name}: magnitudes")
-            return [by_magnitude(units, group, order) for group in shown]
-        if ctx.calibration is None:
-            raise InputError(
-                f"{self.name}: criterion=activation needs calibration data",
-                hint="give --calibration, or use criterion=l2",
-            )
-        from burnish.passes.quant.collect import collect
+    ) -> list[Ranking]:
+        samples = ctx.calibration
+        criterion, scope = self.criterion, self.scope
+        if criterion == "auto":
+            criterion = "l2" if samples is None else "reconstruction"
+        if scope == "auto":
+            scope = "measured" if samples is not None and self.budget is not None else "group"
+        trials = None
+        if scope == "measured":
+            from burnish.passes.prune.trials import Trials
 
-        watched = {
-            (str(reading.data[0].name), reading.data[1]): MeanSquare(reading.data[1])
-            for group in groups
-            for reading in readings(units, group)
-            if isinstance(reading.data[0], ir.Value)
-        }
-        watchers: dict[str, list[Any]] = {}
-        for (name, _), square in watched.items():
-            watchers.setdefault(name, []).append(square)
-        collect(model, watchers, ctx.calibration, progress=ctx.progress)
-        found = by_activation(units, groups, watched)
-        return [
-            scores if scores.any() else by_magnitude(units, group, 2)
-            for group, scores in zip(groups, found, strict=True)
-        ]
+            if samples is None:
+                raise InputError(
+                    f"{self.name}: scope=measured needs calibration data",
+                    hint="give --calibration, or use scope=global",
+                )
+            trials = Trials(model, units, samples)
+        return rank(model, units, candidates, criterion, trials, ctx)
 
-    def _choose(self, plan: Plan, ctx: PassContext) -> list[NDArray[np.int64]]:
-        """Return what to remove of each candidate."""
-        if self.flops is None and self.params is None:
-            return plan.at(_DEFAULT_RATIO if self.ratio is None else self.ratio)
-        name = "flops" if self.flops is not None else "params"
-        budget = self.flops if self.flops is not None else self.params
-        assert budget is not None
-        cost = plan.cost(name)
-        low, high = 0.0, 1.0
-        least = cost(plan.at(high))
-        if least > budget:
+    def _choose(
+        self,
+        model: ir.Model,
+        units: Units,
+        candidates: Sequence[Candidate],
+        ranked: Sequence[Ranking],
+        ctx: PassContext,
+    ) -> Counts:
+        """Return how many units of each candidate go."""
+        curves = [each.curve for each in ranked if each.curve is not None]
+        name = self.budget or "units"
+        cost = Cost(model, units, candidates, "flops" if name == "latency" else name)
+
+        def at(ratio: float) -> Counts:
+            if self.scope == "global":
+                return plan.throughout(candidates, [each.scores for each in ranked], ratio)
+            return plan.uniform(candidates, ratio)
+
+        if self.budget is None:
+            ratio = _DEFAULT_RATIO if self.ratio is None else self.ratio
+            if not curves:
+                return at(ratio)
+            path = plan.cheapest(curves, cost)
+            step = plan.first_within(path, cost.left, 1 - ratio)
+            if step is None:
+                return np.asarray(path[-1])
+            return plan.give_back(path[step], curves, cost, 1 - ratio)
+        path = plan.cheapest(curves, cost) if curves else plan.path_of(at)
+        budget = getattr(self, self.budget)
+        left = cost.left
+        if name == "latency":
+            from burnish.passes.prune.latency import Stopwatch
+
+            left = Stopwatch(model, candidates, [each.order for each in ranked], ctx).left
+        step = plan.first_within(path, left, budget)
+        if step is None:
+            least = left(path[-1])
             text = (
                 f"{self.name}: {name}={budget:g} cannot be met: {least:.3g} is the least there is"
             )
             if not self.best_effort:
                 raise BudgetError(text, hint="raise the budget, or give best_effort=true")
             ctx.warn(text)
-            return plan.at(high)
-        for _ in range(_STEPS):
-            middle = (low + high) / 2
-            low, high = (low, middle) if cost(plan.at(middle)) <= budget else (middle, high)
-        return plan.at(high)
+            return np.asarray(path[-1])
+        if curves and name != "latency":
+            return plan.give_back(path[step], curves, cost, budget)
+        return np.asarray(path[step])
 
     def _gate(
-        self, plan: Plan, chosen: Sequence[NDArray[np.int64]], ctx: PassContext
+        self,
+        model: ir.Model,
+        units: Units,
+        candidates: Sequence[Candidate],
+        ranked: Sequence[Ranking],
+        gone: Counts,
+        ctx: PassContext,
     ) -> NDArray[np.int64]:
         """Let the instruments decide group by group; all is cut at once, later."""
-        before = {name: plan.total(name) for name in ("flops", "params")}
-        allowed, details = [], []
-        for candidate, removed in zip(plan.candidates, chosen, strict=True):
-            if removed.size:
+        allowed, details = [np.zeros(0, np.int64)], []
+        gone = gone.copy()
+        for at, (candidate, ranking) in enumerate(zip(candidates, ranked, strict=True)):
+            if gone[at]:
                 with ctx.rewrite(self.rule, candidate.name) as go:
-                    if go:
-                        allowed.append(removed)
-                    else:
-                        removed = removed[:0]
-            count = len(candidate.group.units)
-            details.append(
-                {
-                    "name": candidate.name,
-                    "layers": list(candidate.layers),
-                    self.noun: count,
-                    "kept": count - removed.size,
-                }
-            )
+                    if not go:
+                        gone[at] = 0
+            allowed.append(candidate.group.units[np.sort(ranking.order[: gone[at]])])
+            detail = {
+                "name": candidate.name,
+                "layers": list(candidate.layers),
+                self.noun: candidate.count,
+                "kept": candidate.count - int(gone[at]),
+            }
+            if ranking.curve is not None:
+                detail["loss"] = float(np.interp(gone[at], ranking.curve.gone, ranking.curve.loss))
+            details.append(detail)
         for name in ("flops", "params"):
-            ctx.details[name] = before[name]
-            ctx.details[f"{name}_left"] = plan.cost(name)(allowed) if before[name] else 1.0
+            cost = Cost(model, units, candidates, name)
+            ctx.details[name] = cost.total
+            ctx.details[f"{name}_left"] = cost.left(gone)
         ctx.details["groups"] = details
-        return np.concatenate([np.zeros(0, np.int64), *allowed])
+        return np.concatenate(allowed)
 
 
 @dataclass(frozen=True)
@@ -319,143 +348,6 @@ class PruneHeads(Structured):
     rule_names: ClassVar[tuple[str, ...]] = ("prune-heads",)
     structure: ClassVar[str] = "heads"
     noun: ClassVar[str] = "heads"
-
-
-# --- planning -------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Candidate:
-    """A group that may be cut.
-
-    Attributes:
-        group: The group.
-        layers: Names of the nodes whose weights are cut.
-        names: Those and the names of the weights.
-        structure: channels, heads or neurons.
-        step: Kept units come in multiples of this.
-    """
-
-    group: Group
-    layers: tuple[str, ...]
-    names: frozenset[str]
-    structure: str
-    step: int
-
-    @staticmethod
-    def of(units: Units, group: Group, alignment: int | None, at_most: int) -> Candidate | None:
-        """Describe a group; None if it cuts no weight of a sum of products.
-
-        Without a given alignment it is a power of two, `at_most`, of which there are two at least.
-        """
-        dims = matrices(units, group)
-        weights = [dim[0] for dim in dims if isinstance(dim[0], ir.Value)]
-        nodes = list(dict.fromkeys(node for weight in weights for node in readers(weight)))
-        if not nodes:
-            return None
-        width = min(group.classes[units.class_of[dim]] for dim in dims)
-        if alignment is None:
-            alignment = at_most
-            while alignment > 1 and 2 * alignment > width * len(group.units):
-                alignment //= 2
-        step = alignment // math.gcd(alignment, width)
-        layers = tuple(node.name or node.outputs[0].name or node.op_type for node in nodes)
-        names = {*layers, *(weight.name for weight in weights if weight.name)}
-        structure = _structure_of(nodes, group.heads)
-        return Candidate(group, layers, frozenset(names), structure, step)
-
-    @property
-    def name(self) -> str:
-        """Name of the first layer."""
-        return self.layers[0]
-
-    def matches(self, patterns: Sequence[str]) -> bool:
-        """Whether a pattern matches a name of a layer or weight."""
-        return any(fnmatchcase(name, pattern) for name in self.names for pattern in patterns)
-
-
-def _structure_of(nodes: Sequence[ir.Node], heads: bool) -> str:
-    if heads:
-        return "heads"
-    convolution = any(node.op_type in _CONVOLUTIONS for node in nodes)
-    return "channels" if convolution else "neurons"
-
-
-class Plan:
-    """How many units of each candidate go, at a ratio, and what is left then."""
-
-    def __init__(
-        self,
-        model: ir.Model,
-        units: Units,
-        candidates: Sequence[Candidate],
-        scores: Sequence[Scores],
-        options: Structured,
-    ) -> None:
-        self.model = model
-        self.units = units
-        self.candidates = candidates
-        self.scores = scores
-        self.order = [np.argsort(each, kind="stable") for each in scores]
-        self.everywhere = options.scope == "global"
-
-    def at(self, ratio: float) -> list[NDArray[np.int64]]:
-        """Return the units that go, of each candidate: `ratio` of each, or of all together."""
-        chosen = []
-        cut = self._threshold(ratio) if self.everywhere else None
-        for candidate, scores, order in zip(self.candidates, self.scores, self.order, strict=True):
-            count = len(order)
-            below = count * ratio if cut is None else float((_relative(scores) <= cut).sum())
-            kept = math.floor((count - below) / candidate.step + 0.5) * candidate.step
-            kept = min(max(kept, candidate.step), count)
-            chosen.append(candidate.group.units[np.sort(order[: count - kept])])
-        return chosen
-
-    def _threshold(self, ratio: float) -> float:
-        every = np.sort(np.concatenate([_relative(scores) for scores in self.scores]))
-        index = round(ratio * every.size) - 1
-        return float(every[index]) if index >= 0 else -1.0
-
-    @cached_property
-    def _sizes(self) -> flops.Sizes:
-        return flops.Sizes(self.model)
-
-    def _terms(self, name: str) -> Iterator[flops.Term]:
-        return (
-            flops.model_flops(self.model) if name == "flops" else flops.model_parameters(self.model)
-        )
-
-    def total(self, name: str) -> int:
-        """Return operations, or parameters, before anything is cut."""
-        terms = (math.prod(map(self._sizes, term)) for term in self._terms(name))
-        return sum(terms) * (2 if name == "flops" else 1)
-
-    def cost(self, name: str) -> Callable[[Sequence[NDArray[np.int64]]], float]:
-        """Return a function from what goes to the share of the cost that is left."""
-        sizes, class_of = self._sizes, self.units.class_of
-        used: dict[int, int] = {}
-        rows: list[tuple[float, list[int]]] = []
-        for term in self._terms(name):
-            cut = [class_of[dim] for dim in term if dim in class_of]
-            places = [used.setdefault(found, len(used)) for found in cut]
-            rows.append((float(math.prod(map(sizes, term))), places))
-        labels = [self.units.labels[found] for found in used]
-        total = sum(whole for whole, _ in rows) or 1.0
-
-        def left(removed: Sequence[NDArray[np.int64]]) -> float:
-            gone = np.sort(np.concatenate([np.zeros(0, np.int64), *removed]))
-            shares = [1.0 - float(np.isin(each, gone).mean()) for each in labels]
-            return (
-                sum(whole * math.prod(shares[at] for at in places) for whole, places in rows)
-                / total
-            )
-
-        return left
-
-
-def _relative(scores: Scores) -> Scores:
-    mean = scores.mean()
-    return np.asarray(scores / mean) if mean > 0 else scores
 
 
 # --- constants that layers happen to share --------------------------------------------------------

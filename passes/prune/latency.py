@@ -1,0 +1,120 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How long a model takes with some of its units gone: measured, in turns with the whole one.
+
+Each answer is one of the build's decisions: it is kept for this machine, stands in the report, and
+can be replayed, so that the same model comes out.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import onnx_ir as ir
+
+from burnish.errors import InputError
+from burnish.passes.context import PassContext
+from burnish.passes.prune.coupling import Indices, Units, couplings_of
+from burnish.passes.prune.cut import Cut
+from burnish.passes.prune.plan import Candidate, Counts
+
+if TYPE_CHECKING:
+    from burnish.backends.answers import Answer
+
+_SECONDS = 2.0
+_ROUNDS = 400
+_THREADS = 1
+
+
+class Stopwatch:
+    """Times a model that is cut against the whole one.
+
+    Args:
+        model: The whole one; it is not changed.
+        candidates: What may be cut.
+        orders: Of each, places of its units, the first to go first.
+        ctx: Takes the decisions; its first calibration sample, if any, is what is run.
+
+    Raises:
+        InputError: nothing can be measured here for the target.
+    """
+
+    def __init__(
+        self,
+        model: ir.Model,
+        candidates: Sequence[Candidate],
+        orders: Sequence[Indices],
+        ctx: PassContext,
+    ) -> None:
+        self.model = model
+        self.candidates = candidates
+        self.orders = orders
+        self.ctx = ctx
+        self._known: dict[bytes, float] = {}
+        self._digest = _digest(model)
+
+    def left(self, gone: Counts) -> float:
+        """Return the share of the time that is left, with so many units of each candidate gone."""
+        key = np.asarray(gone, np.int64).tobytes()
+        if key not in self._known:
+            self._known[key] = self._asked(gone) if np.any(gone) else 1.0
+        return self._known[key]
+
+    def _asked(self, gone: Counts) -> float:
+        from burnish.passes.decide import Decision, Decisions
+
+        ctx = self.ctx
+        taken = ctx.decisions
+        if taken is None:
+            taken = Decisions.start(self.model, ctx, measure=True)
+        kept = [each.count - int(less) for each, less in zip(self.candidates, gone, strict=True)]
+        sizes = [str(count) for count in kept]
+        key = hashlib.sha256(f"{self._digest} {' '.join(sizes)}".encode()).hexdigest()
+        asked = Decision(
+            key=key,
+            question=f"the model with {sum(kept)} of {sum(c.count for c in self.candidates)} units",
+            rule="latency",
+            operator="",
+            shapes=[],
+            dtype="",
+        )
+        answer = taken.ask(asked, lambda: self._timed(gone))
+        if answer.ratio is None:
+            raise InputError(
+                f"latency cannot be had: {answer.note or 'it was not measured'}",
+                hint="let it be measured on the target, or give flops=",
+            )
+        return 1 / answer.ratio
+
+    def _timed(self, gone: Counts) -> Answer:
+        from burnish.backends.answers import Answer
+        from burnish.backends.measure import compare, random_feeds
+        from burnish.backends.onnxruntime import session
+
+        copy = self.model.clone()
+        removed = [
+            candidate.group.units[np.sort(order[:less])]
+            for candidate, order, less in zip(self.candidates, self.orders, gone, strict=True)
+        ]
+        # Units are numbered in the order of the graph, which the copy has too.
+        Cut(Units(couplings_of(copy)), np.concatenate(removed)).apply(copy)
+        samples = self.ctx.calibration
+        with (
+            session(self.model, threads=_THREADS, optimize="all") as before,
+            session(copy, threads=_THREADS, optimize="all") as after,
+        ):
+            feeds = random_feeds(before) if samples is None else next(iter(samples))
+            sides = {"before": before, "after": after}
+            found = compare(sides, feeds, repeats=_ROUNDS, warmup=3, budget=_SECONDS)["after"]
+        return Answer(found.speedup, found.low, found.high)
+
+
+def _digest(model: ir.Model) -> str:
+    """Return a digest of the operators and sizes that the time depends on."""
+    sha = hashlib.sha256()
+    for node in model.graph:
+        shapes = [None if v is None else str(v.shape) for v in (*node.inputs, *node.outputs)]
+        sha.update(f"{node.domain} {node.op_type} {sorted(node.attributes)} {shapes}".encode())
+    return sha.hexdigest()

@@ -1,0 +1,114 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How much the model's outputs change when units of one group go: measured, group by group.
+
+The units are zeroed, their readers make up for them, and the model runs on samples that nothing was
+fitted to. The loss is the squared difference of the outputs from the whole model's, relative to
+their variance: no label is needed. (As the sensitivity scans of H. Li et al., "Pruning Filters for
+Efficient ConvNets", 2017, section 3.2, after reconstruction.)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+
+import numpy as np
+import onnx_ir as ir
+
+from burnish.backends.onnxruntime import Session, session
+from burnish.errors import BurnishError, InputError
+from burnish.passes.calibration import CalibrationSource
+from burnish.passes.prune.coupling import Group, Units
+from burnish.passes.prune.cut import Cut
+from burnish.passes.prune.elimination import Stage
+from burnish.passes.reconstruct.layer import layers_of, shift_bias
+from burnish.passes.reconstruct.observe import is_held_out
+from burnish.passes.sketch import Array
+
+SAMPLES = 64
+"""Held-out samples to run each trial on, at most."""
+
+BYTES = 64 << 20
+"""Of those samples and their outputs."""
+
+
+class Trials:
+    """Runs a model with some of its units zeroed, beside the whole one.
+
+    Args:
+        model: As analyzed; it is not changed.
+        units: The analysis.
+        samples: Held-out ones are run on; of very few, all.
+    """
+
+    def __init__(self, model: ir.Model, units: Units, samples: CalibrationSource) -> None:
+        self.model = model
+        self.units = units
+        self.feeds: list[Mapping[str, Array]] = []
+        self.wanted: list[dict[str, Array]] = []
+        self.names = [
+            value.name or ""
+            for value in model.graph.outputs
+            if value.dtype is None or value.dtype.is_floating_point()
+        ]
+        if not self.names:
+            raise InputError(
+                "no output of the model is a floating-point number to compare",
+                hint="give scope=group",
+            )
+        room = BYTES
+        with session(model, optimize="all") as whole:
+            for number, feeds in _chosen(samples):
+                outputs = _run(whole, feeds, self.names, number)
+                self.feeds.append(feeds)
+                self.wanted.append(outputs)
+                room -= sum(array.nbytes for array in (*feeds.values(), *outputs.values()))
+                if len(self.feeds) == SAMPLES or room <= 0:
+                    break
+        self.spread = {name: _spread([each[name] for each in self.wanted]) for name in self.names}
+
+    def loss(self, group: Group, stage: Stage) -> float:
+        """Return the squared error of the outputs relative to their variance, mean over outputs."""
+        copy = self.model.clone()
+        cut = Cut(self.units, group.units[stage.removed])
+        cut.mask(self.model, copy)
+        own = {layer.name: layer for layer in layers_of(copy)}
+        for layer, rows, mean in stage.rows:
+            result = layer.node.outputs[0]
+            axis = 1 if layer.node.op_type == "Conv" else len(result.shape or ()) - 1
+            kept = cut.axes(result).get(axis, np.ones(len(rows), bool))
+            before = layer.rows[0].astype(np.float64)
+            own[layer.name].replace((rows * kept[:, None])[None])
+            shift_bias(own[layer.name], ((before - rows) @ mean) * kept)
+        errors = dict.fromkeys(self.names, 0.0)
+        with session(copy, optimize="all") as running:
+            for number, (feeds, wanted) in enumerate(zip(self.feeds, self.wanted, strict=True)):
+                for name, array in _run(running, feeds, self.names, number).items():
+                    difference = array.astype(np.float64) - wanted[name]
+                    errors[name] += float(np.vdot(difference, difference))
+        shares = [error / self.spread[name] for name, error in errors.items()]
+        loss = sum(shares) / len(shares)
+        return loss if np.isfinite(loss) else np.finfo(np.float64).max
+
+
+def _chosen(samples: CalibrationSource) -> Iterator[tuple[int, Mapping[str, Array]]]:
+    few = (samples.known_length or len(samples)) < 8
+    for number, feeds in enumerate(samples):
+        if few or is_held_out(number):
+            yield number, feeds
+
+
+def _run(
+    running: Session, feeds: Mapping[str, Array], names: Sequence[str], number: int
+) -> dict[str, Array]:
+    try:
+        return running.run(feeds, names)
+    except BurnishError as error:
+        raise InputError(
+            f"the model does not run on calibration sample {number}: {error}",
+            hint="check the sizes of its inputs",
+        ) from error
+
+
+def _spread(arrays: list[Array]) -> float:
+    flat = np.concatenate([array.reshape(-1) for array in arrays]).astype(np.float64)
+    return float(np.square(flat - flat.mean()).sum()) or 1.0
