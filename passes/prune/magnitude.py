@@ -9,14 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 
 from burnish.passes.prune.select import Keys
-
-Array = np.ndarray[Any, np.dtype[Any]]
+from burnish.passes.prune.zeroing import Zeroing
+from burnish.passes.sketch import Array
 
 # Elements handled at a time: temporary memory is a few times this, whatever the size of a weight.
 CHUNK = 1 << 18
@@ -47,7 +46,7 @@ def has_nan(tensor: ir.TensorProtocol) -> bool:
 
 
 @dataclass(frozen=True)
-class Cut:
+class Cut(Zeroing):
     """Zeroes the elements below a magnitude, and the first so many of those equal to it.
 
     Attributes:
@@ -91,17 +90,3 @@ class Cut:
                 ties -= equal.size
             piece[dropped] = 0
         return cut
-
-    def tensor(self, tensor: ir.TensorProtocol) -> ir.TensorProtocol:
-        """Return the tensor with the cut applied, computed each time it is read.
-
-        So pruning takes no memory: the weights stay in the file they came from.
-        """
-        return ir.LazyTensor(
-            lambda: ir.tensor(self.array(tensor), dtype=tensor.dtype),
-            dtype=tensor.dtype,
-            shape=ir.Shape(tensor.shape.numpy()),
-            name=tensor.name,
-            doc_string=tensor.doc_string,
-            metadata_props=dict(tensor.metadata_props),
-        )

@@ -62,6 +62,7 @@ def compensate(
     order: NDArray[np.intp] | None = None,
     begin: Callable[[int, NDArray[np.float64]], None] | None = None,
     lazy: int = LAZY,
+    factor: NDArray[np.float64] | None = None,
 ) -> NDArray[np.float64]:
     """Fix all columns of a matrix in turn; those that follow make up for each error.
 
@@ -74,13 +75,14 @@ def compensate(
             only without `order`. The weights have made up for all columns before, but for those
             that lie beyond the next multiple of `lazy`.
         lazy: Columns after which all that follow are brought up to date, together.
+        factor: `inverse_factor(second)`, if it is known; only without `order`.
 
     Returns:
         The fixed weights [rows, K], float64.
     """
     size = rows.shape[1]
     order = np.arange(size) if order is None else order
-    upper = _inverse_factor(second[np.ix_(order, order)])
+    upper = inverse_factor(second[np.ix_(order, order)]) if factor is None else factor
     # Columns are rows here, so that each lies together.
     left = np.ascontiguousarray(rows.astype(np.float64).T[order])
     fixed = np.empty_like(left)
@@ -127,8 +129,11 @@ def least_squares(
     return result
 
 
-def _inverse_factor(second: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return the upper U with U^T U = H^-1.
+def inverse_factor(second: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the upper U with U^T U = H^-1, of a positive definite H [K, K]: see `damped`.
+
+    `(w_j / U_jj)^2` is what it costs to set the weight of column j to zero while those behind it
+    make up for it.
 
     With J the reversal of order, J H J = L L^T gives H^-1 = (J L^-T J) (J L^-1 J), whose right
     factor is upper triangular; H itself is never inverted.
