@@ -15,7 +15,7 @@ from burnish.passes.context import PassContext
 from burnish.passes.edit import remove_unused, replace_value
 from burnish.passes.options import option
 from burnish.passes.quant.insert import add_initializer, digest, make_node
-from burnish.passes.quant.ready import mark_quantized, passed_through, raise_opset
+from burnish.passes.quant.ready import is_quantized, mark_quantized, passed_through, raise_opset
 from burnish.passes.quant.scheme import weight_bits, weight_params
 from burnish.passes.quant.weighted import Weights, in_functions, kept_float, rule_of, weights_of
 from burnish.passes.shapes import infer_shapes
@@ -48,6 +48,13 @@ class QuantDynamic(Pass):
     def apply(self, model: ir.Model, ctx: PassContext) -> None:
         """Replace operator by operator, in subgraphs too."""
         if passed_through(model, ctx):
+            return
+        if not ctx.target.int8.dynamic:
+            if is_quantized(model) is None:  # by the static pass before this one
+                ctx.warn(
+                    f"target {ctx.target.name} has no dynamic int8: products stay float; sample "
+                    "inputs (--calib) let quant{mode=static} quantize them"
+                )
             return
         infer_shapes(model)
         chosen = self._choose(model, ctx.refuse)

@@ -12,10 +12,12 @@ from typing import ClassVar
 import numpy as np
 import onnx_ir as ir
 
+from burnish.backends.int8 import Int8Form
 from burnish.errors import InputError
 from burnish.passes.base import Pass
 from burnish.passes.context import PassContext
 from burnish.passes.options import option
+from burnish.passes.quant.before import place_before
 from burnish.passes.quant.correct import mean_shift
 from burnish.passes.quant.insert import add_initializer, digest, drop_unused, make_node
 from burnish.passes.quant.observers import METHODS, observer
@@ -24,6 +26,7 @@ from burnish.passes.quant.ranges import Observed, Ranges, calibrate
 from burnish.passes.quant.ready import mark_quantized, passed_through, raise_opset
 from burnish.passes.quant.scheme import (
     QuantParams,
+    Scheme,
     activation_params,
     bias_params,
     fit_bias,
@@ -47,7 +50,11 @@ RESIDUAL = "burnish.residual"
 
 @dataclass(frozen=True)
 class QuantStatic(Pass):
-    """Static int8 by calibration: activations uint8, weights int8 per channel, biases int32."""
+    """Static int8 by calibration: activations uint8, weights int8 per channel, biases int32.
+
+    For TensorRT, activations are int8 with zero point 0, biases stay float, and pairs stand only
+    before operators; see `burnish.passes.quant.before`.
+    """
 
     name: ClassVar[str] = "quant-static"
     rule_names: ClassVar[tuple[str, ...]] = (
@@ -72,7 +79,8 @@ class QuantStatic(Pass):
     ops: tuple[str, ...] = option(WEIGHTED, help="operators to quantize", choices=WEIGHTED)
     along: tuple[str, ...] = option(
         (),
-        help="operators to quantize only where their input is int8 already",
+        help="operators to quantize only where their input is int8 already, if the target has "
+        "a dynamic form for the others",
         choices=("MatMul", "Gemm"),
     )
     exclude: tuple[str, ...] = option((), help="glob patterns of names of nodes that stay float")
@@ -90,7 +98,8 @@ class QuantStatic(Pass):
         if passed_through(model, ctx):
             return
         infer_shapes(model)
-        plan = self._plan(model, ctx.refuse)
+        form = ctx.target.int8
+        plan = self._plan(model, form, ctx.refuse)
         if not plan.steps:
             return
         known = None if self.ranges is None else Ranges.load(Path(self.ranges))
@@ -100,10 +109,10 @@ class QuantStatic(Pass):
         if model.opset_imports.get("", 0) < OPSET:
             if not raise_opset(model, OPSET, ctx):
                 return
-            plan = self._plan(model)  # nodes may be others now
+            plan = self._plan(model, form)  # nodes may be others now
         values = self._calibrated(model, plan, known, ctx)
         bits = weight_bits(ctx.target.int8_accumulator_bits)
-        editor = _Editor(model.graph, plan, values, bits, self.per_channel, self.correct_bias)
+        editor = _Editor(model.graph, plan, values, form, bits, self.per_channel, self.correct_bias)
         for step in plan.steps:
             reason = editor.unsuitable(step)
             if reason is not None:
@@ -113,13 +122,16 @@ class QuantStatic(Pass):
                 if go:
                     editor.quantize(step)
                     mark_quantized(model)
-        for node in tuple(model.graph):
+        for node in tuple(model.graph) if form.results else ():
             if is_exposed(node):
                 with ctx.rewrite(KEEP_FLOAT, node) as go:
                     if go:
                         shield(node)
 
-    def _plan(self, model: ir.Model, refuse: Refuse = lambda *_: None) -> Plan:
+    def _plan(self, model: ir.Model, form: Int8Form, refuse: Refuse = lambda *_: None) -> Plan:
+        if not form.results:
+            ops = tuple(op for op in WEIGHTED if op in (*self.ops, *self.along))
+            return place_before(model, ops=ops, exclude=self.exclude, refuse=refuse)
         along = tuple(op for op in self.along if op not in self.ops)
         return place(
             model,
@@ -192,6 +204,7 @@ class _Editor:
         graph: ir.Graph,
         plan: Plan,
         values: Mapping[str, Observed],
+        form: Int8Form,
         bits: int,
         per_channel: bool,
         correct_bias: bool,
@@ -199,6 +212,7 @@ class _Editor:
         self.graph = graph
         self.plan = plan
         self.values = values
+        self.form = form
         self.bits = bits
         self.per_channel = per_channel
         self.correct_bias = correct_bias
@@ -245,7 +259,7 @@ class _Editor:
         axis = weights.axis if self.per_channel else None
         scheme = weight_params(weights.array, axis, self.bits)
         bias = weights.bias
-        if bias is not None:
+        if bias is not None and self.form.bias:
             scheme = fit_bias(scheme, weights.array, bias, input_scale)
         fed = self.values.get(source.name or "")
         correctable = self.correct_bias and node.op_type in ("Conv", "Gemm")
@@ -259,10 +273,14 @@ class _Editor:
                 groups=1 if group is None else group.as_int(),
             )
             bias = ((0 if bias is None else bias) - shift).astype(np.float32)
-        if bias is not None:
-            offset = bias_params(scheme, input_scale)
+        if bias is not None and (self.form.bias or bias is not weights.bias or _scaled(node)):
+            name = _name(old[1], node)
+            if self.form.bias:
+                held = self._constant(node, name, bias, bias_params(scheme, input_scale))
+            else:
+                held = add_initializer(self.graph, f"{name}_corrected", bias)
             node.resize_inputs(3)
-            node.replace_input_with(2, self._constant(node, _name(old[1], node), bias, offset))
+            node.replace_input_with(2, held)
         name = _name(old[0], node)
         node.replace_input_with(1, self._constant(node, name, weights.array, scheme))
         for name in ("alpha", "beta"):  # of a Gemm: multiplied in
@@ -305,7 +323,7 @@ class _Editor:
             self.graph,
             "QuantizeLinear",
             [value, scale, zero_point],
-            {f"{name}_quantized": (ir.DataType.UINT8, value.shape)},
+            {f"{name}_quantized": (ir.DataType.from_numpy(self._params(value).dtype), value.shape)},
             base=name,
         )
         dq = make_node(
@@ -345,7 +363,11 @@ class _Editor:
         root = self._root(value)
         found = self.params.get(root)
         if found is None:
-            found = activation_params(self.values[root.name or ""].range)
+            values = self.values[root.name or ""].range
+            if self.form.symmetric:
+                found = Scheme("int8", symmetric=True).params(values)
+            else:
+                found = activation_params(values)
             self.params[root] = found
         return found
 
@@ -360,6 +382,11 @@ class _Editor:
             )
             self.scales[root] = found
         return found
+
+
+def _scaled(node: ir.Node) -> bool:
+    """Whether a Gemm multiplies its bias."""
+    return node.attributes.get_float("beta", 1.0) != 1.0
 
 
 def _name(constant: ir.Value | None, node: ir.Node) -> str:

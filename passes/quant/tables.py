@@ -51,6 +51,8 @@ class QuantTables(Pass):
                 if table is None or table.dtype != np.float32 or table.size < _SMALL_TABLE:
                     continue
                 reason = _obstacle(node, table) or kept_float(node, self.exclude)
+                if not ctx.target.int8.tables:
+                    reason = "the target gathers from no int8 table"
                 if reason is not None:
                     ctx.refuse(rule_of(node), node, reason)
                     continue
