@@ -17,12 +17,12 @@ from burnish.passes.cleanup.dims import same_dim
 from burnish.passes.context import PassContext
 from burnish.passes.fuse.attention_forms import Attended, form_for
 from burnish.passes.fuse.attention_heads import attention_joins_heads, cached_attention_joins_heads
-from burnish.passes.fuse.attention_opset import has_attention
+from burnish.passes.fuse.attention_opset import has_attention, quantized_products
 from burnish.passes.fuse.cache import attention_with_past
 from burnish.passes.fuse.causal import causal_attention
 from burnish.passes.fuse.heads import apart, swap_last_axes, unrepeated
 from burnish.passes.fuse.mask import mask_of
-from burnish.passes.fuse.scores import Scores, read_scores
+from burnish.passes.fuse.scores import FUSE_BEFORE, QUANTIZED, Scores, read_scores
 from burnish.passes.fuse.sizes import RULES as SIZES
 from burnish.passes.fuse.sizes import inferred_again
 from burnish.passes.rewrite import apply_rules
@@ -122,7 +122,7 @@ def _parts(op: Builder, found: Scores, values: ir.Value, *, shared: bool) -> Par
             times = 1
     parts = Operand(queries), Operand(keys), Operand(values)
     if any(_is_dequantized(part) for part in parts):
-        return NoMatch("queries, keys or values are quantized")
+        return NoMatch("queries, keys or values are quantized", FUSE_BEFORE)
     q, k, v = (part.dims for part in parts)
     if q is None or k is None or v is None:
         return NoMatch("the rank of queries, keys or values is unknown")
@@ -173,6 +173,8 @@ class FuseAttention(RulePass):
 
     def apply(self, model: ir.Model, ctx: PassContext) -> None:
         """Rewrite all graphs, again while it makes more attentions known."""
+        for product in quantized_products(model):
+            ctx.refuse(attention.name, product, QUANTIZED, repair=FUSE_BEFORE)
         if not has_attention(model):
             return
         left = _softmaxes(model)

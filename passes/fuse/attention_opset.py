@@ -49,21 +49,33 @@ class AttentionOpset(Pass):
 def has_attention(model: ir.Model) -> bool:
     """Whether a product takes what a Softmax gives, or there is a fused one already."""
     return any(
-        node.op_type == "Attention" or (node.op_type == "Softmax" and _is_multiplied(node))
+        node.op_type == "Attention" or (node.op_type == "Softmax" and _products(node, _BETWEEN))
         for node in model.graph.all_nodes()
     )
 
 
+def quantized_products(model: ir.Model) -> list[ir.Node]:
+    """Return the products that take what a Softmax gives after it was quantized."""
+    return [
+        product
+        for node in model.graph.all_nodes()
+        if node.op_type == "Softmax" and not _products(node, _BETWEEN)
+        for product in _products(node, _BETWEEN | _ROUNDING)
+    ]
+
+
 # What may stand between a Softmax and its product: a guard against NaN, a type, heads apart.
 _BETWEEN = frozenset({"Where", "Cast", "Reshape"})
+_ROUNDING = frozenset({"QuantizeLinear", "DequantizeLinear"})
 
 
-def _is_multiplied(softmax: ir.Node) -> bool:
-    """Whether a Softmax goes into a product, perhaps with one of each of `_BETWEEN` between."""
+def _products(softmax: ir.Node, between: frozenset[str]) -> list[ir.Node]:
+    """Return the products a Softmax goes into, perhaps with one of each of `between` between."""
     users = softmax.outputs[0].consumers()
-    for _ in range(1 + len(_BETWEEN)):
-        if any(user.op_type == "MatMul" for user in users):
-            return True
-        between = [user for user in users if user.op_type in _BETWEEN]
-        users = tuple(user for node in between for user in node.outputs[0].consumers())
-    return False
+    for _ in range(1 + len(between)):
+        found = [user for user in users if user.op_type == "MatMul"]
+        if found:
+            return found
+        on_the_way = [user for user in users if user.op_type in between]
+        users = tuple(user for node in on_the_way for user in node.outputs[0].consumers())
+    return []

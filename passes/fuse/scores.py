@@ -23,6 +23,8 @@ from burnish.passes.rule import NoMatch
 _DEPTH = 8
 _READ = ("MatMul", "Add", "Where", "Mul", "Div", "Reshape", "Cast")
 _NO_PRODUCT = NoMatch("the scores are not a product")
+QUANTIZED = "it is quantized between its two products, where no fused operator rounds"
+FUSE_BEFORE = "fuse the float model, and quantize what comes out"
 
 
 @dataclass(frozen=True)
@@ -56,6 +58,8 @@ def read_scores(value: ir.Value, depth: int = _DEPTH) -> Scores | NoMatch:
     if node.op_type in _READ and use_count(value) > 1:
         return NoMatch("the scores are used elsewhere too")
     match node.op_type:
+        case "DequantizeLinear":
+            return NoMatch(QUANTIZED, FUSE_BEFORE)
         case "MatMul":
             return _product(node)
         case "Add":

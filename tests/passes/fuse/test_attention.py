@@ -16,8 +16,10 @@ import pytest
 
 from burnish.backends.preferences import Preference
 from burnish.backends.target import Target
+from burnish.frontends import load
 from burnish.passes.fuse.attention import attention
 from burnish.passes.fuse.attention_heads import attention_joins_heads
+from burnish.passes.fuse.scores import QUANTIZED
 from burnish.testing import (
     assert_refuses,
     assert_rewrites,
@@ -470,3 +472,40 @@ def test_nothing_is_refused_twice(freeze: Freeze) -> None:
     model = freeze(SIGNATURE + f"{{ z = Abs(xb) {PLAIN} }}", opset=23, **NUMBERS)
     context = run_pass(attention, model, target=WANTS)
     assert refusals(context)["attention"] == {"the scores are not a product": 1}
+
+
+# --- quantized already -------------------------------------------------------------------------
+
+QDQ = (
+    HEADER + "g (float[1,4,2,8] q, float[1,4,8,3] k, float[1,4,3,8] v) => (float[1,4,2,8] y)"
+    "<float s = {0.05}, int8 z = {0}, float t = {0.004}> { BODY }"
+)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        # Both, the weights alone, and the scores alone.
+        "a = MatMul(q, k) b = QuantizeLinear(a, s, z) c = DequantizeLinear(b, s, z)"
+        "d = Softmax(c) e = QuantizeLinear(d, t, z) f = DequantizeLinear(e, t, z) y = MatMul(f, v)",
+        "a = MatMul(q, k) d = Softmax(a) e = QuantizeLinear(d, t, z)"
+        "f = DequantizeLinear(e, t, z) y = MatMul(f, v)",
+        "a = MatMul(q, k) b = QuantizeLinear(a, s, z) c = DequantizeLinear(b, s, z)"
+        "d = Softmax(c) y = MatMul(d, v)",
+    ],
+)
+def test_what_is_quantized_inside_stays_and_says_why(body: str) -> None:
+    model = parse(QDQ.replace("BODY", body))
+    before = [node.op_type for node in model.graph]
+    ctx = run_pass("attention-opset,fuse-attention", model, target=WANTS)
+    assert [node.op_type for node in model.graph] == before
+    assert refusals(ctx)["attention"] == {QUANTIZED: 1}
+
+
+@pytest.mark.zoo
+def test_a_quantized_distilbert_says_why_of_each_layer() -> None:
+    from burnish.tools import zoo
+
+    model = load(zoo.fetch("quantized-distilbert")).model
+    ctx = run_pass("cleanup,fuse-attention", model)
+    assert refusals(ctx)["attention"] == {QUANTIZED: 6}
