@@ -253,6 +253,19 @@ def kernel_names(provider: str) -> frozenset[tuple[str, str]]:
     return frozenset(_kernels(provider))
 
 
+def runtime_knows(op_type: str, domain: str, *, opset: int) -> bool:
+    """Whether the runtime has an operator of that name, whether or not it has a kernel for it.
+
+    It has a few of its own in the default domain, such as SimplifiedLayerNormalization.
+
+    Args:
+        op_type: Operator name.
+        domain: Operator domain.
+        opset: Version of that domain which the model imports.
+    """
+    return _since(domain, op_type, opset) is not None
+
+
 @functools.cache
 def _schemas() -> dict[tuple[str, str], dict[int, Any]]:
     """The runtime's own schemas, by operator and the opset they appeared in.

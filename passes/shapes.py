@@ -152,7 +152,7 @@ def _library() -> ModuleType:
 
     A rule that trusts a guessed shape removes an operator that is needed. So:
     - Of two sizes of different names, broadcasting takes the first; but that one may be 1 where
-      the other is not. Here the result is a size that is neither.
+      the other is not. Here the result is a size that is neither, unless one is cut from the other.
     - Slice takes axes of unknown size for long enough. Here the result is of unknown size.
     - What `_GUESSED` lists is forgotten again.
     - A fill has the sizes it is asked for, also where they are computed.
@@ -173,6 +173,10 @@ def _library() -> ModuleType:
         if a == b:
             return a
         if isinstance(a, ir.SymbolicDim) and isinstance(b, ir.SymbolicDim):
+            if _is_cut(str(a), str(b)):
+                return b
+            if _is_cut(str(b), str(a)):
+                return a
             return ir.SymbolicDim(_either(*sorted((str(a), str(b)))))
         return broadcast_dim(a, b)
 
@@ -213,6 +217,18 @@ def _names_in(graph: ir.Graph) -> set[str]:
 
 def _names_of(text: str) -> set[str]:
     return set(re.findall(r"\w+", text))
+
+
+def _is_cut(cut: str, whole: str) -> bool:
+    """Whether a size is another one, cut at a constant, such as the positions of a long table.
+
+    Where the two broadcast, nothing was cut: neither would be 1, and they would differ.
+    """
+    found = _CUT.fullmatch(cut)
+    return found is not None and int(found[1]) > 0 and found[2] == whole
+
+
+_CUT = re.compile(r"Min\((\d+), (.+)\)")
 
 
 def _either(first: str, second: str) -> str:
@@ -282,10 +298,12 @@ def _keeps_aspect_ratio(node: ir.Node) -> bool:
 def _squeezes_unknown_axes(node: ir.Node) -> bool:
     axes = node.inputs[1] if len(node.inputs) > 1 else None
     if axes is not None:
-        return ir.convenience.get_const_tensor(axes) is None
-    data = node.inputs[0]
+        known = ir.convenience.get_const_tensor(axes)
+        # No axes are all of size 1 to the runtime, and none to the library.
+        return known is None or not known.size
+    data, attribute = node.inputs[0], node.attributes.get("axes")
     static = data is not None and data.shape is not None and data.shape.is_static()
-    return "axes" not in node.attributes and not static
+    return not static if attribute is None else not attribute.value
 
 
 # Operator -> whether the library guesses the shapes of its outputs. The tests hold what it infers

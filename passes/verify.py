@@ -105,8 +105,9 @@ class _Scope:
             return
         form = _form(node.op_type, version)
         if form is None:
-            # The runtime registers a few of its own in the standard domain.
-            if node.op_type not in _RUNTIME_OPERATORS:
+            from burnish.backends.target import runtime_knows
+
+            if not runtime_knows(node.op_type, "", opset=version):
                 self.problems.append(f"{label}: opset {version} has no such operator")
             return
         fewest, most, required = form
@@ -129,6 +130,3 @@ def _form(op_type: str, version: int) -> tuple[int, int, tuple[str, ...]] | None
         return None
     required = tuple(name for name, item in sorted(schema.attributes.items()) if item.required)
     return schema.min_input, schema.max_input, required
-
-
-_RUNTIME_OPERATORS = frozenset({"SimplifiedLayerNormalization", "LayerNormalization"})

@@ -26,6 +26,8 @@ def is_given(node: ir.Node, name: str, index: int) -> bool:
 def ints_of(node: ir.Node, name: str, index: int) -> tuple[int, ...] | None:
     """Return the argument, or None if it is missing or not constant.
 
+    Of Squeeze, no axes are as if missing: the runtime then takes all axes of size 1.
+
     Args:
         node: The node.
         name: Name of the attribute.
@@ -33,11 +35,12 @@ def ints_of(node: ir.Node, name: str, index: int) -> tuple[int, ...] | None:
     """
     if len(node.inputs) > index and node.inputs[index] is not None:
         array = as_array(node.inputs[index])
-        return None if array is None else tuple(map(int, array.reshape(-1)))
-    attribute = node.attributes.get(name)
-    if attribute is None or attribute.is_ref():
-        return None
-    return tuple(attribute.as_ints())
+        found = None if array is None else tuple(map(int, array.reshape(-1)))
+    else:
+        attribute = node.attributes.get(name)
+        missing = attribute is None or attribute.is_ref()
+        found = None if missing or attribute is None else tuple(attribute.as_ints())
+    return None if node.op_type == "Squeeze" and not found else found
 
 
 def has_reference(node: ir.Node) -> bool:

@@ -276,7 +276,8 @@ def _flatten(node: ir.Node, opset: int, x: Array) -> Array:
 
 
 def _squeeze(node: ir.Node, opset: int, x: Array, axes: Array | None = None) -> Array:
-    return np.squeeze(x, _ints(node, "axes", axes))
+    # The runtime takes no axes for all of size 1, as where they are missing.
+    return np.squeeze(x, _ints(node, "axes", axes) or None)
 
 
 def _unsqueeze(node: ir.Node, opset: int, x: Array, axes: Array | None = None) -> Array:

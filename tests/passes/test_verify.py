@@ -61,6 +61,16 @@ def test_initializers_agree_with_their_tensors() -> None:
     assert verify(model) == ["initializer 'w' has no tensor"]
 
 
+@pytest.mark.parametrize(
+    "op_type", ["SimplifiedLayerNormalization", "LayerNormalization", "ParametricSoftplus"]
+)
+def test_operators_that_the_runtime_alone_has_in_the_standard_domain(op_type: str) -> None:
+    model = _model()
+    model.graph[1].op_type = op_type
+    model.opset_imports[""] = 13
+    assert verify(model) == []
+
+
 def test_operators_of_another_opset_or_domain() -> None:
     model = _model()
     model.graph[1].op_type = "Gelu"

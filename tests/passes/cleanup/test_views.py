@@ -8,7 +8,13 @@ import pytest
 
 from burnish.passes.cleanup import views
 from burnish.passes.rule import Rule
-from burnish.testing import assert_refuses, assert_rewrites, parse
+from burnish.testing import (
+    assert_refuses,
+    assert_rewrites,
+    assert_same_outputs,
+    parse,
+    run_pass,
+)
 
 
 def label(item: object) -> str:
@@ -177,3 +183,32 @@ def test_symbolic_sizes(nodes: str, constants: dict[str, str], reason: str | Non
         assert_rewrites(views.reshape_reshape, before, after)
     else:
         assert_refuses(views.reshape_reshape, before, reason)
+
+
+@pytest.mark.parametrize(
+    ("opset", "text"),
+    [
+        (13, "a = Squeeze(x, e)  b = Relu(a)"),
+        (13, "a = Squeeze(x, e)  b = Squeeze(a, e)"),
+        (13, "a = Unsqueeze(x, i)  b = Squeeze(a, e)"),
+        (13, "a = Squeeze(x, e)  b = Unsqueeze(a, i)"),
+        (13, "a = Unsqueeze(x, e)  b = Unsqueeze(a, i)"),
+        (13, "w = Squeeze(c, e)  a = Add(x, w)  b = Relu(a)"),
+        (11, "a = Squeeze<axes: ints = []>(x)  b = Relu(a)"),
+        (11, "a = Squeeze<axes: ints = []>(x)  b = Squeeze<axes: ints = []>(a)"),
+    ],
+)
+@pytest.mark.parametrize("dims", ["2,1,3", "N,1,3"])
+def test_squeeze_of_no_axes_removes_all_ones_as_the_runtime_does(
+    opset: int, text: str, dims: str
+) -> None:
+    given = {"e": "int64[0] {}", "i": "int64[1] {1}", "c": "float[1,1,3] {1.0, 2.0, 3.0}"}
+    made = model(
+        opset,
+        text,
+        {name: given[name] for name in "eic" if f"{name})" in text or f"({name}," in text},
+        dims,
+    )
+    before = made.clone()
+    run_pass("cleanup", made)
+    assert_same_outputs(before, made)
