@@ -37,6 +37,30 @@ def test_one_name_broadcasts_to_itself() -> None:
     assert shape_of(model, "a") == ["N", 4]
 
 
+@pytest.mark.parametrize(
+    ("cut", "known"),
+    [
+        ("Slice(positions, zero, length, axis)", True),  # at most 512, so that N is too
+        ("Slice(positions, one, length, axis)", False),
+        ("Slice(positions, zero, other, axis)", False),
+    ],
+)
+def test_a_size_cut_at_a_constant_broadcasts_to_the_whole(cut: str, known: bool) -> None:
+    """As embeddings of positions, from a table of 512, are added to those of N words."""
+    text = f"""g (float[1,N,4] x, float[1,512,1] positions, float[M] z) => (y)
+        <int64[1] zero = {{0}}, int64[1] one = {{1}}, int64[1] axis = {{1}}>
+        {{
+            length = Shape <start = 1, end = 2> (x)
+            other = Shape(z)
+            p = {cut}
+            a = Add(x, p)
+            y = Neg(a)
+        }}"""
+    model = parse(text)
+    infer_shapes(model)
+    assert (shape_of(model, "a") == [1, "N", 4]) is known
+
+
 def test_a_size_made_up_for_a_new_node_has_no_name() -> None:
     """Two unrelated nodes would otherwise get the same made-up name, and count as equal."""
     x = ir.Value(name="x", type=ir.TensorType(ir.DataType.FLOAT), shape=ir.Shape([3, 4]))
