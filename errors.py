@@ -33,6 +33,10 @@ class MissingExtraError(InputError):
     """A feature needs a package that is not installed."""
 
 
+class UnavailableError(InputError):
+    """What it takes to run is not here: hardware, a driver, or the runtime it was built for."""
+
+
 class VerificationError(BurnishError):
     """A transformed model is malformed or computes something else than its original."""
 

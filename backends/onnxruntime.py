@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self
 import numpy as np
 
 from burnish.backends import weights
-from burnish.errors import BurnishError, InputError
+from burnish.errors import BurnishError, InputError, UnavailableError
 
 if TYPE_CHECKING:
     import onnx
@@ -229,7 +229,7 @@ def prepare(
         for provider in providers:
             # Where its libraries do not load, the runtime only warns, and goes on without it.
             if provider.name not in inner.get_providers():
-                raise InputError(
+                raise UnavailableError(
                     f"{provider.name} is installed but does not start here", hint=provider.remedy
                 )
         return Session(inner, keep_alive)

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -66,6 +66,15 @@ class Profile:
             name in shapes and span.covers(shapes[name]) for name, span in self.inputs.items()
         )
 
+    def contains(self, shapes: Shapes) -> bool:
+        """Whether no input is larger than the largest of its range on any axis."""
+        return all(
+            name in shapes
+            and len(shapes[name]) == len(span.max)
+            and all(size <= high for size, high in zip(shapes[name], span.max, strict=True))
+            for name, span in self.inputs.items()
+        )
+
     @property
     def elements(self) -> int:
         """Elements of all inputs at their largest."""
@@ -92,13 +101,53 @@ class Profile:
         return Profile(data["name"], spans)
 
 
-def choose(profiles: Sequence[Profile], shapes: Shapes) -> Profile:
-    """The profile for a request: of those that cover it, the one with the fewest elements.
+def check(
+    profiles: Sequence[Profile], inputs: Iterable[tuple[str, Sequence[int | str | None]]]
+) -> None:
+    """Compare profiles with the inputs of a model: name, and size or symbol by axis.
 
     Raises:
-        InputError: none covers it.
+        InputError: an input with open sizes is missing, one is unknown, or a size is not the
+            model's.
     """
-    fitting = [profile for profile in profiles if profile.covers(shapes)]
+    declared = dict(inputs)
+    for profile in profiles:
+        for name, span in profile.inputs.items():
+            if name not in declared:
+                raise InputError(
+                    f"the model has no input {name!r}", hint=f"inputs: {', '.join(declared)}"
+                )
+            dims = declared[name]
+            if len(dims) != len(span.max) or any(
+                isinstance(dim, int) and not low == dim == high
+                for dim, low, high in zip(dims, span.min, span.max, strict=True)
+            ):
+                shape = ", ".join(map(str, dims))
+                raise InputError(
+                    f"input {name!r} of the model is [{shape}]; {profile.name} has "
+                    f"{list(span.min)} to {list(span.max)}",
+                    hint="correct the shapes of the requests",
+                )
+        for name, dims in declared.items():
+            if name not in profile.inputs and not all(isinstance(dim, int) for dim in dims):
+                raise InputError(
+                    f"the requests do not give the shape of input {name!r}", hint="add it"
+                )
+
+
+def choose(profiles: Sequence[Profile], shapes: Shapes, *, padded: bool = False) -> Profile:
+    """The profile for a request: of those that take it, the one with the fewest elements.
+
+    Args:
+        profiles: What there is.
+        shapes: The request's.
+        padded: Whether the request may be padded, so that it only must not be larger.
+
+    Raises:
+        InputError: none takes it.
+    """
+    takes = Profile.contains if padded else Profile.covers
+    fitting = [profile for profile in profiles if takes(profile, shapes)]
     if fitting:
         return min(fitting, key=lambda profile: profile.elements)
     asked = ", ".join(f"{name} {list(shape)}" for name, shape in shapes.items())

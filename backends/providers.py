@@ -13,10 +13,11 @@ import importlib
 import importlib.util
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from types import NoneType
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args, get_type_hints
 
 from burnish.backends.profiles import Profile, Range
-from burnish.errors import InputError
+from burnish.errors import InputError, UnavailableError
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -60,12 +61,12 @@ class Provider:
         """Name and options of the provider; or None, once it is in the session's options itself.
 
         Raises:
-            InputError: the installed runtime lacks it; says what to do.
+            UnavailableError: the installed runtime lacks it; says what to do.
         """
         import onnxruntime
 
         if self.name not in onnxruntime.get_available_providers():
-            raise InputError(
+            raise UnavailableError(
                 f"the installed onnxruntime {onnxruntime.__version__} has no {self.name}",
                 hint=self.remedy,
             )
@@ -235,7 +236,7 @@ class NvTensorRtRtx(Provider):
             )
         devices = _devices(self.name)
         if not devices:
-            raise InputError(
+            raise UnavailableError(
                 f"{self.name} finds no GPU that it can use", hint="check the driver: nvidia-smi"
             )
         options.add_provider_for_devices(devices[self.device_id or 0 :][:1], self.options())
@@ -277,9 +278,40 @@ def of(data: Mapping[str, Any] | str) -> Provider:
             near = difflib.get_close_matches(name, known, n=1)
             hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}"
             raise InputError(f"provider {kind} has no option {name!r}", hint=hint)
-    if "profiles" in chosen:
+    if chosen.get("profiles"):
         chosen["profiles"] = tuple(map(Profile.of, chosen["profiles"]))
     return _KINDS[kind](**chosen)
+
+
+def parse(text: str) -> Provider:
+    """Read ``cuda`` or ``cuda:prefer_nhwc=1,device_id=0``.
+
+    Raises:
+        InputError: the provider or an option of it is unknown, or a value is none of its type.
+    """
+    kind, _, rest = text.partition(":")
+    options: dict[str, Any] = {}
+    for part in filter(None, rest.split(",")):
+        name, _, value = part.partition("=")
+        options[name] = value
+    types = get_type_hints(type(of({"kind": kind, **dict.fromkeys(options)})))
+    typed = {name: _value(f"{kind}: {name}", types[name], value) for name, value in options.items()}
+    return of({"kind": kind, **typed})
+
+
+def _value(where: str, annotation: Any, text: str) -> Any:
+    (kind, *others) = (item for item in get_args(annotation) if item is not NoneType)
+    if others:
+        raise InputError(f"provider {where} cannot be given as text", hint="use --shapes")
+    choices = get_args(kind) or {bool: ("0", "1")}.get(kind, ())
+    if choices and text not in choices:
+        raise InputError(f"provider {where}={text!r}", hint=f"choose of {', '.join(choices)}")
+    if kind is bool:
+        return text == "1"
+    try:
+        return int(text) if kind is int else text
+    except ValueError as error:
+        raise InputError(f"provider {where}={text!r} is no whole number") from error
 
 
 def _profile_options(prefix: str, profiles: Sequence[Profile]) -> dict[str, str]:

@@ -27,6 +27,9 @@ _COMMANDS = {
     "passes": "burnish.tools.passes:command",
     "calibrate": "burnish.tools.calibrate:command",
     "bench": "burnish.tools.bench:command",
+    "run": "burnish.tools.run:command",
+    "profiles": "burnish.tools.profiles:command",
+    "verify-artifact": "burnish.tools.verify_artifact:command",
     "bisect": "burnish.tools.bisect:command",
     "zoo": "burnish.tools.zoo_command:command",
 }

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from burnish.errors import BurnishError, InputError
+from burnish.tools.artifact_options import ArtifactOptions, artifact_options
 from burnish.tools.cli import debug_option
 
 if TYPE_CHECKING:
@@ -33,7 +34,8 @@ _EPILOG = (
     name="optimize", epilog=_EPILOG, context_settings={"help_option_names": ["-h", "--help"]}
 )
 @click.argument("model")
-@click.option("-o", "--output", help="Where to write; default MODEL.opt.onnx.")
+@click.option("-o", "--output", help="Where to write; default MODEL.opt.onnx. DIR/: --artifact.")
+@artifact_options
 @click.option("--passes", default="fuse", show_default=True, help="Pipeline, e.g. fuse,quant.")
 @click.option("--target", default="cpu", show_default=True, help="What to optimize for.")
 @click.option("--calib", metavar="DIR|FILE.npz|MODULE:FUNCTION", help="Sample inputs.")
@@ -91,6 +93,7 @@ _EPILOG = (
 def command(
     model: str,
     output: str | None,
+    artifact: ArtifactOptions,
     passes: str,
     target: str,
     calib: str | None,
@@ -123,8 +126,15 @@ def command(
     from burnish.passes.reproducer import Failure, FailureWatch
     from burnish.tools import present
 
-    destination = Path(output) if output is not None else _default_output(model)
-    _check_destinations(model, destination, report, force=force)
+    if output is not None and output.endswith(("/", os.sep)):
+        artifact, output = artifact.at(output), None
+    plan = artifact.plan()
+    destination = _default_output(model) if output is None else Path(output)
+    written = None if plan is not None and output is None else destination
+    _check_destinations(model, written, report, force=force)
+    if plan is not None:
+        plan.check()
+        destination = plan.path if written is None else destination
     pipeline = api.with_max_drop(Pipeline.parse(passes), max_drop, metric)
     check_names(pipeline, "--disable", disable)
     check_names(pipeline, "--print-ir-after", [name for name in print_ir_after if name != "all"])
@@ -138,7 +148,8 @@ def command(
         result = api.optimize(
             model,
             pipeline,
-            output=destination,
+            output=written,
+            artifact=plan,
             target=target,
             calibration=calib,
             verify=verify,
@@ -191,9 +202,11 @@ def _default_output(model: str) -> Path:
     return Path(f"{model.rpartition(':')[2]}.opt.onnx")
 
 
-def _check_destinations(model: str, output: Path, report: str | None, *, force: bool) -> None:
+def _check_destinations(
+    model: str, output: Path | None, report: str | None, *, force: bool
+) -> None:
     """Refuse before the work what could only fail after it."""
-    for path in (output, *([Path(report)] if report else [])):
+    for path in filter(None, (output, Path(report) if report else None)):
         if path.is_dir():
             raise InputError(f"output {path} is a folder", hint="name a file")
         if path.exists() and not path.is_file():  # renaming onto a device would replace it
@@ -205,11 +218,13 @@ def _check_destinations(model: str, output: Path, report: str | None, *, force: 
                 f"output folder {path.parent} cannot be written", hint="choose another with -o"
             )
     source = Path(model)
-    if _is_same(source, output) and not force:
+    if output is not None and _is_same(source, output) and not force:
         raise InputError(f"output {output} is the input", hint="add --force to overwrite it")
     if report and _is_same(source, Path(report)):
         raise InputError(f"report {report} is the input", hint="give another name")
-    if report and (_is_same(output, Path(report)) or output.absolute() == Path(report).absolute()):
+    if output is None or not report:
+        return
+    if _is_same(output, Path(report)) or output.absolute() == Path(report).absolute():
         raise InputError(f"{report} is named twice, as output and report", hint="give two names")
 
 

@@ -22,7 +22,8 @@ from burnish.backends.artifact.manifest import (
     digests,
     read,
 )
-from burnish.backends.profiles import choose
+from burnish.backends.padding import Padding
+from burnish.backends.profiles import check, choose
 from burnish.backends.settings import SessionSettings
 from burnish.errors import BurnishError, InputError
 
@@ -34,7 +35,8 @@ if TYPE_CHECKING:
 
     from burnish.backends.artifact.kinds import Built, Progress
     from burnish.backends.base import Session
-    from burnish.backends.profiles import Profile
+    from burnish.backends.onnxruntime import TensorSpec
+    from burnish.backends.profiles import Profile, Range
     from burnish.backends.target import Target
 
     Array = np.ndarray[Any, np.dtype[Any]]
@@ -51,6 +53,8 @@ class Plan:
         profiles: Shapes to build for.
         padding: `Manifest.padding`.
         options: What else the kind takes.
+        details: What the manifest is to hold beside what the kind says.
+        notes: One line each, for the report.
     """
 
     path: Path
@@ -59,6 +63,8 @@ class Plan:
     profiles: tuple[Profile, ...] = ()
     padding: Mapping[str, Any] | None = None
     options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    details: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
     def check(self) -> None:
         """Refuse before the work what could only fail after it.
@@ -98,12 +104,17 @@ def write(
         progress: Shows progress of long work.
 
     Returns:
-        The manifest, and what the kind has to warn of.
+        The manifest, and lines for the report.
 
     Raises:
-        InputError: as `Plan.check`; or the kind cannot be built here.
+        InputError: as `Plan.check`; or the kind cannot be built here, or the profiles are for
+            another model.
+        VerificationError: padding changes what the model computes.
     """
     plan.check()
+    check(plan.profiles, ((item.name, item.shape) for item in map(_tensor, _fed(model))))
+    if plan.padding is not None:
+        Padding.of(plan.padding).check(model, plan.profiles)
     path = plan.path.absolute()
     kind = plan.kind or kinds.default_for(target)
     try:
@@ -135,7 +146,7 @@ def write(
         folder.replace(path)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
-    return manifest, built.warnings
+    return manifest, (*plan.notes, *built.warnings)
 
 
 def _manifest(
@@ -161,7 +172,7 @@ def _manifest(
             "padding": plan.padding,
             "session": built.session,
             "requires": built.requires,
-            "details": built.details,
+            "details": {**plan.details, **built.details},
             "files": digests(folder),
         }
     )
@@ -202,6 +213,8 @@ class LoadedArtifact:
     def __init__(self, path: Path, manifest: Manifest, open_session: Callable[[], Session]) -> None:
         self.path = path
         self.manifest = manifest
+        declared = manifest.padding
+        self._padding = None if declared is None else Padding.of(declared)
         self._session: Session | None = open_session()
 
     def run(
@@ -213,6 +226,8 @@ class LoadedArtifact:
             feeds: An array per input.
             outputs: Names of the outputs wanted; all of them, in order, by default.
 
+        A request is padded to its profile and its outputs are cut, where that is declared.
+
         Raises:
             InputError: a feed is missing, unknown, or of the wrong type or shape; or no profile
                 covers the request.
@@ -223,8 +238,23 @@ class LoadedArtifact:
         self._check(feeds)
         if not self.manifest.profiles:
             return self._session.run(feeds, outputs)
-        choose(self.manifest.profiles, {name: array.shape for name, array in feeds.items()})
-        return self._session.run(feeds, outputs)
+        shapes = {name: array.shape for name, array in feeds.items()}
+        padding = self._padding
+        profile = choose(self.manifest.profiles, shapes, padded=padding is not None)
+        if padding is None:
+            return self._session.run(feeds, outputs)
+        return padding.cut(self._session.run(padding.pad(feeds, profile), outputs), shapes)
+
+    @property
+    def inputs(self) -> tuple[TensorSpec, ...]:
+        """What it takes; where it was built for profiles, the sizes that the first is best at."""
+        first = self.manifest.profiles[0].inputs if self.manifest.profiles else {}
+        return tuple(_spec(item, first.get(item.name)) for item in self.manifest.inputs)
+
+    @property
+    def outputs(self) -> tuple[TensorSpec, ...]:
+        """What it gives."""
+        return tuple(_spec(item, None) for item in self.manifest.outputs)
 
     def _check(self, feeds: Mapping[str, Array]) -> None:
         expected = {item.name: item for item in self.manifest.inputs}
@@ -250,6 +280,14 @@ class LoadedArtifact:
         trace: TracebackType | None,
     ) -> None:
         self.close()
+
+
+def _spec(item: Tensor, span: Range | None) -> TensorSpec:
+    import onnx_ir as ir
+
+    from burnish.backends.onnxruntime import TensorSpec
+
+    return TensorSpec(item.name, ir.DataType[item.dtype], item.shape if span is None else span.opt)
 
 
 def _check_feed(expected: Tensor, array: Array) -> None:

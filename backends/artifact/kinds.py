@@ -100,7 +100,7 @@ class Kind(Protocol):
         """Load an artefact, whose files have been compared with their digests.
 
         Raises:
-            InputError: what it requires is not there; says what to do.
+            UnavailableError: what it requires is not there; says what to do.
         """
 
 

@@ -75,7 +75,7 @@ class Manifest:
         max_error: Relative RMS error of the outputs that the build was held to; None if to none.
         profiles: Shapes it was built for; none means that `inputs` says all.
         padding: How requests are padded to a profile; None if they are not. See
-            `burnish.backends.dispatch`.
+            `burnish.backends.padding`.
         session: Settings of the runtime; see `burnish.backends.settings`.
         requires: What it is bound to, such as a version of the runtime or a compute capability.
             Empty means that it runs wherever the runtime does.

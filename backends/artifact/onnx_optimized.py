@@ -3,7 +3,8 @@
 
 They load sooner, since nothing is left to optimize. They are bound to the hardware: the runtime has
 chosen layouts and kernels for the processor's instructions, and writes operators that only this
-version of it is sure to know.
+version of it is sure to know. Nor are they the same bytes twice: the order in which the runtime
+writes nodes, and names those it adds, differs from run to run.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from burnish.backends.artifact.kinds import Built, Request
 from burnish.backends.artifact.manifest import Manifest
 from burnish.backends.base import Session
 from burnish.backends.settings import SessionSettings
-from burnish.errors import InputError
+from burnish.errors import InputError, UnavailableError
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -81,14 +82,14 @@ def load(folder: Path, manifest: Manifest, settings: SessionSettings) -> Session
 
     required: dict[str, Any] = dict(manifest.requires)
     if _minor(required["onnxruntime"]) != _minor(onnxruntime.__version__):
-        raise InputError(
+        raise UnavailableError(
             f"artefact {folder} was made by onnxruntime {required['onnxruntime']}; this is "
             f"{onnxruntime.__version__}",
             hint=f"pip install onnxruntime=={required['onnxruntime']}, or build it as --kind onnx",
         )
     missing = set(required["isa"]) - detect_isa()
     if missing:
-        raise InputError(
+        raise UnavailableError(
             f"artefact {folder} was made for processors with {_words(missing)}; this one has none",
             hint="build it on a machine like this one, or as --kind onnx",
         )

@@ -1,0 +1,134 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Options of `optimize` that say what artefact to write."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from burnish.errors import InputError
+
+if TYPE_CHECKING:
+    from burnish.backends.artifact.folder import Plan
+
+
+@dataclass(frozen=True)
+class ArtifactOptions:
+    """The options as given; names are theirs."""
+
+    artifact: str | None
+    kind: str | None
+    provider: tuple[str, ...]
+    threads: int | None
+    shapes: str | None
+    max_padding: float
+    pad: tuple[str, ...]
+    unpad: tuple[str, ...]
+
+    def at(self, path: str) -> ArtifactOptions:
+        """The same, with the folder named by `-o DIR/`.
+
+        Raises:
+            InputError: it is named otherwise, too.
+        """
+        if self.artifact is not None and Path(self.artifact) != Path(path):
+            raise InputError("-o and --artifact name two folders", hint="give one of them")
+        return dataclasses.replace(self, artifact=path)
+
+    def plan(self) -> Plan | None:
+        """What artefact to write; None if no folder is named.
+
+        Raises:
+            InputError: an option makes no sense, or makes none without an artefact.
+        """
+        if self.artifact is None:
+            given = (self.kind, self.provider, self.threads, self.shapes, self.pad, self.unpad)
+            names = ("kind", "provider", "threads", "shapes", "pad", "unpad")
+            for name, value in zip(names, given, strict=True):
+                if value:
+                    raise InputError(f"--{name} is for an artefact", hint="add --artifact DIR")
+            return None
+        from burnish.backends.artifact.folder import Plan
+        from burnish.backends.providers import parse
+        from burnish.backends.settings import SessionSettings
+
+        settings = SessionSettings()
+        if self.threads is not None:
+            settings = dataclasses.replace(settings, threads=self.threads)
+        if self.provider:
+            settings = dataclasses.replace(settings, providers=tuple(map(parse, self.provider)))
+        plan = Plan(Path(self.artifact), self.kind, settings)
+        return plan if self.shapes is None else self._profiled(plan, Path(self.shapes))
+
+    def _profiled(self, plan: Plan, shapes: Path) -> Plan:
+        from burnish.backends import traffic
+        from burnish.backends.padding import Padding
+
+        padding = Padding.parse(self.pad, self.unpad) if self.pad else None
+        found = traffic.cover(traffic.read(shapes), self.max_padding, padded=padding is not None)
+        return dataclasses.replace(
+            plan,
+            profiles=found.profiles,
+            padding=None if padding is None else padding.as_dict(),
+            details={"traffic": {"padding": found.padding, "requests": list(found.requests)}},
+            notes=(str(found),),
+        )
+
+
+def artifact_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options of `ArtifactOptions`, handed over as one argument `artifact`."""
+
+    @functools.wraps(function)
+    def gathered(**arguments: Any) -> Any:
+        names = [item.name for item in dataclasses.fields(ArtifactOptions)]
+        chosen = ArtifactOptions(**{name: arguments.pop(name) for name in names})
+        return function(**arguments, artifact=chosen)
+
+    for option in reversed(_OPTIONS):
+        gathered = option(gathered)
+    return gathered
+
+
+_OPTIONS = (
+    click.option("--artifact", metavar="DIR", help="Write an artefact: model, manifest, digests."),
+    click.option(
+        "--kind",
+        metavar="onnx|onnx-optimized|ort|ep-context|...",
+        help="What the artefact holds; default: what the target takes.",
+    ),
+    click.option(
+        "--provider",
+        multiple=True,
+        metavar="NAME[:OPTION=VALUE,...]",
+        help="Execution provider that the artefact is run by, e.g. cuda; first choice first.",
+    ),
+    click.option("--threads", type=click.IntRange(min=0), help="Threads the artefact is run with."),
+    click.option(
+        "--shapes", metavar="R.jsonl|csv", help="Build for these requests: one's shapes a line."
+    ),
+    click.option(
+        "--max-padding",
+        type=click.FloatRange(min=0),
+        default=0.2,
+        show_default=True,
+        help="Padded elements per element of --shapes allowed.",
+    ),
+    click.option(
+        "--pad",
+        multiple=True,
+        metavar="INPUT=VALUE",
+        help="Pad this input to its profile with VALUE: a mask of 0 makes that harmless.",
+    ),
+    click.option(
+        "--unpad",
+        multiple=True,
+        metavar="OUTPUT:AXIS=INPUT:AXIS",
+        help="Cut this axis of an output to the size the input's had.",
+    ),
+)
