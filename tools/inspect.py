@@ -22,19 +22,41 @@ if TYPE_CHECKING:
 @click.command(name="inspect", context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("models", nargs=-1, required=True, metavar="MODEL...")
 @click.option("--fused", is_flag=True, help="Count fused operators, stored and executed.")
+@click.option("--sparsity", is_flag=True, help="Show zeros, FLOPs and parameters by layer.")
+@click.option("--pattern", default="2:4", show_default=True, help="N:M to hold weights against.")
+@click.option("--plot", metavar="SVG", help="Draw the share of zeros by layer.")
 @click.option("--target", default="cpu", show_default=True, help="What executes them.")
 @click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
 @debug_option
-def command(models: tuple[str, ...], fused: bool, target: str, as_json: bool) -> None:
+def command(
+    models: tuple[str, ...],
+    fused: bool,
+    sparsity: bool,
+    pattern: str,
+    plot: str | None,
+    target: str,
+    as_json: bool,
+) -> None:
     """Show the inputs, outputs, operators and size of MODEL.
 
     With --fused, count its fused operators: those it holds, and those the runtime executes after
     its own optimization. Several models are compared.
+
+    With --sparsity, show what is zero: by layer, its share, how many groups along the axis that
+    outputs sum over have the N:M --pattern, parameters and floating-point operations.
     """
+    if fused and sparsity:
+        raise InputError("--fused and --sparsity exclude each other")
+    if plot is not None and not sparsity:
+        raise InputError("--plot draws what --sparsity shows", hint="add --sparsity")
     if fused:
         _fused(models, target, as_json)
     elif len(models) > 1:
         raise InputError("one model is shown at a time", hint="add --fused to compare several")
+    elif sparsity:
+        from burnish.tools.sparsity import report
+
+        report(models[0], pattern, plot, as_json=as_json)
     else:
         _contents(models[0], as_json)
 

@@ -53,7 +53,7 @@ def axes_of(weight: Weight) -> Axes | str:
         rank = 0 if value is None or value.shape is None else len(value.shape)
         if rank < 2 and value is not None and value is not weight.value:
             return "its shape is not known"
-        axes = _axes_of_input(user, slot, rank or len(weight.tensor.shape))
+        axes = axes_of_input(user, slot, rank or len(weight.tensor.shape))
         while axes is not None and value is not weight.value:
             node = None if value is None else value.producer()
             if node is None or node.inputs[0] is None:
@@ -82,9 +82,20 @@ def _uses(value: ir.Value) -> Iterator[tuple[ir.Node, int]]:
             yield node, slot
 
 
-def _axes_of_input(node: ir.Node, slot: int, rank: int) -> Axes | None:
+def axes_of_input(
+    node: ir.Node, slot: int, rank: int, *, op_type: str | None = None
+) -> Axes | None:
+    """Return the axes of an input of an operator of `SLOTS`, or None.
+
+    Args:
+        node: The operator, or what quantization made of it.
+        slot: Which input.
+        rank: Number of its axes.
+        op_type: The operator it was; weights that come later then count as input 1.
+    """
+    slot = slot if slot == 0 else 1
     groups = node.attributes.get_int("group", 1) or 1
-    match node.op_type, slot:
+    match op_type or node.op_type, slot:
         case "Conv", 1:
             return Axes(0, 1, output_groups=groups)
         case "ConvTranspose", 1:

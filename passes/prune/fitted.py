@@ -24,7 +24,7 @@ from burnish.passes.prune.zeroing import Zeroing
 from burnish.passes.quant.collect import Progress
 from burnish.passes.reconstruct.compensate import damped
 from burnish.passes.reconstruct.judge import Account, Verdict
-from burnish.passes.reconstruct.layer import Layer, layers_of
+from burnish.passes.reconstruct.layer import Layer, layers_of, shift_bias
 from burnish.passes.reconstruct.observe import Evidence, Moments, observe
 from burnish.passes.reconstruct.refit import refit
 from burnish.passes.reconstruct.residual import Residual
@@ -33,7 +33,7 @@ from burnish.passes.sketch import Array
 
 Rows = NDArray[np.float64]
 
-DAMPINGS = (1e-2, 1e-4)
+DAMPINGS = (1e-1, 1e-2)
 """Shares of the mean of the inputs' moments that are added to them; see `damped`."""
 
 Gate = Callable[[Weight, Callable[[], None]], bool]
@@ -42,7 +42,7 @@ Gate = Callable[[Weight, Callable[[], None]], bool]
 UNOBSERVED = "what it is fed cannot be observed"
 
 
-@dataclass(frozen=True)
+@dataclass
 class Fitting:
     """One weight to prune with the layer that it belongs to.
 
@@ -50,17 +50,27 @@ class Fitting:
         weight: The weight.
         layer: The layer, in the model that is edited.
         target: The same layer with the original weights.
+        shift: What its bias was moved by so far; None if it was not.
     """
 
     weight: Weight
     layer: Layer
     target: Layer
+    shift: Array | None = None
 
     @property
     def taps(self) -> int:
         """Taps of a Conv's kernel: inputs of a row come channel by channel, tap by tap."""
         shape = self.layer.weights.array.shape
         return int(np.prod(shape[2:])) if self.layer.node.op_type == "Conv" else 1
+
+    def move_bias(self, shift: Array | None) -> None:
+        """Let the bias be the original one and `shift`."""
+        if shift is None and self.shift is None:
+            return
+        wanted = 0.0 if shift is None else shift
+        shift_bias(self.layer, np.asarray(wanted - (0.0 if self.shift is None else self.shift)))
+        self.shift = shift
 
     def put(self, rows: Rows) -> None:
         """Replace the elements of the weight by rows [G, O / G, K], past what views it."""
@@ -173,33 +183,35 @@ class Step:
         rows = fitting.target.rows.astype(np.float64)
         residual = Residual(fitting.layer, rows, evidence)
         current = fitting.layer.rows.astype(np.float64)
-        chosen = self._chosen(fitting, current, rows, residual.fit)
+        fit = residual.fit if self.recover else evidence.fit  # without, no bias moves
+        chosen = self._chosen(fitting, current, fit)
         keep = chosen != 0
         masked = np.where(keep, rows, 0.0)
         before = residual.plain(masked)
-        moved = False
+        shift = None
         if self.recover:
-            candidates = [chosen, *_refitted(rows, residual.fit, keep, chosen)]
+            candidates = [chosen, *_refitted(rows, fit, keep, chosen)]
             errors = [residual.error(new) for new in candidates]
             chosen = candidates[int(np.argmin(errors))]
-            moved = residual.movable and min(errors) < residual.plain(chosen)
-        after = residual.error(chosen) if moved else residual.plain(chosen)
+            if residual.movable and min(errors) < residual.plain(chosen):
+                shift = residual.shift(chosen)
+        after = residual.plain(chosen) if shift is None else residual.error(chosen)
 
         def edit() -> None:
             fitting.put(chosen)
-            if moved:
-                residual.move_bias(chosen)
+            fitting.move_bias(shift)
 
-        if (moved or bool((chosen != current).any())) and gate(fitting.weight, edit):
+        changed = shift is not None or fitting.shift is not None or bool((chosen != current).any())
+        if changed and gate(fitting.weight, edit):
             account.add(fitting.layer.name, Verdict(before, after, residual.size))
 
-    def _chosen(self, fitting: Fitting, current: Rows, rows: Rows, fit: Moments) -> Rows:
+    def _chosen(self, fitting: Fitting, current: Rows, fit: Moments) -> Rows:
         """Return weights with what goes zeroed."""
         name = fitting.weight.name
         if self.criterion not in ("wanda", "sparsegpt"):
             return np.where(_after(fitting, self.zeroings[name]) != 0, current, 0.0)
         result = np.empty_like(current)
-        order = _channels_last(rows.shape[-1], fitting.taps)
+        order = _channels_last(current.shape[-1], fitting.taps)
         ratio = self.ratios[name]
         for group, second in enumerate(fit.second):
             if self.criterion == "wanda":

@@ -35,11 +35,11 @@ def terms(node: ir.Node) -> list[Term]:
         return []
     left, right = values[0], values[1]
     match node.domain, node.op_type:
-        case ("", "Conv") | ("com.microsoft", "FusedConv"):
+        case ("", "Conv" | "ConvInteger") | ("com.microsoft", "FusedConv"):
             return [(*_dims(result), *_dims(right)[1:])]
         case "", "ConvTranspose":
             return [(*_dims(left), *_dims(right)[1:])]
-        case "", "MatMul":
+        case ("", "MatMul" | "MatMulInteger") | ("com.microsoft", "MatMulNBits" | "FusedMatMul"):
             return [(*_dims(result), _dims(left)[-1])] if _dims(left) else []
         case "", "Gemm":
             summed = 0 if node.attributes.get_int("transA", 0) else 1

@@ -106,13 +106,14 @@ class AdaRound(Pass):
         size = np.abs(flat)
         peak = size.max(axis=1, keepdims=True) if self.per_channel else size.max()
         largest = (size == peak).reshape(rows.shape)
+        fixed = largest | (rows == 0)  # pruned weights stay zero
         for group in range(len(rows)):
             integers[group] = round_weights(
                 scaled[group],
                 fit.second[group],
                 low=-reach,
                 high=reach,
-                fixed=largest[group],
+                fixed=fixed[group],
                 sweeps=self.sweeps,
             )
         rounded = (integers * step.reshape(*rows.shape[:2], 1)).astype(np.float32)

@@ -9,7 +9,8 @@ Generative Pre-trained Transformers" (2023), algorithm 1. With U the upper Chole
 
 `burnish.passes.reconstruct.compensate` has the derivation. A block's scale and zero point are found
 when its turn comes, from the weights as they are then; with `act_order`, where columns are fixed by
-falling X X^T diagonal, from the original weights.
+falling X X^T diagonal, from the original weights. What is zero stays zero: it was pruned, and makes
+up for nothing. (The same, "SparseGPT", 2023, section 3.5.)
 """
 
 from __future__ import annotations
@@ -59,6 +60,7 @@ def gptq(
     if scheme.zero_point is not None:
         zero = scheme.zero_point.astype(np.float64)
     integers = np.empty((columns, count), np.uint8)
+    pruned = rows == 0
 
     def begin(column: int, current: NDArray[np.float64]) -> None:
         if column % width:
@@ -72,6 +74,7 @@ def gptq(
     def fix(column: int, weights: NDArray[np.float64]) -> Array:
         step, offset = scale[:, column // width], zero[:, column // width]
         q = np.clip(np.rint(weights / step) + offset, 0, 2**bits - 1)
+        q = np.where(pruned[:, column], offset, q)
         integers[column] = q
         return np.asarray((q - offset) * step)
 

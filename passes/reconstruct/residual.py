@@ -10,8 +10,9 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from burnish.passes.reconstruct.layer import Layer, bias_place, shift_bias
+from burnish.passes.reconstruct.layer import Layer, bias_place
 from burnish.passes.reconstruct.observe import Evidence, Moments
+from burnish.passes.sketch import Array
 
 Rows = NDArray[np.float64]
 
@@ -29,10 +30,11 @@ class Residual:
     """
 
     def __init__(self, layer: Layer, rows: Rows, evidence: Evidence) -> None:
-        self.layer = layer
         self.rows = rows
         self.evidence = evidence
-        self.movable = bias_place(layer) is not None
+        # Moving the bias of a scaled Gemm would replace its weights, too.
+        scaled = layer.node.attributes.get_float("alpha", 1.0) != 1.0
+        self.movable = bias_place(layer) is not None and not scaled
         self.fit: Moments = evidence.fit.centred if self.movable else evidence.fit
 
     @property
@@ -54,10 +56,9 @@ class Residual:
             total += float((held.count * shift**2 - 2 * shift * drift).sum())
         return max(total, 0.0)
 
-    def move_bias(self, new: Rows) -> None:
-        """Let the bias of the layer make up for the mean of what weights lose."""
-        if self.movable:
-            shift_bias(self.layer, self._shift(self.rows - new).reshape(-1))
+    def shift(self, new: Rows) -> Array:
+        """Return what the bias makes up for, one number for each output channel."""
+        return self._shift(self.rows - new).reshape(-1)
 
     def _shift(self, lost: Rows) -> Rows:
         return np.asarray(np.einsum("gok,gk->go", lost, self.evidence.fit.mean))
