@@ -18,6 +18,7 @@ from burnish.frontends import Loaded, digest, external
 from burnish.frontends.repair import repair
 from burnish.frontends.scope import resolve_names
 from burnish.frontends.sniff import foreign
+from burnish.frontends.stale import forget_stale_sizes
 
 if TYPE_CHECKING:
     import onnx
@@ -181,7 +182,7 @@ def _loaded(
     import onnx_ir as ir
 
     _check(proto, where)
-    notes = resolve_names(proto, where)
+    notes = [*resolve_names(proto, where), *forget_stale_sizes(proto)]
     if proto.training_info:
         notes.append("the training information was left out")
     try:
