@@ -27,6 +27,7 @@ from burnish.passes.decide import Decisions
 from burnish.passes.explain import Explain
 from burnish.passes.guard import Guard, Level
 from burnish.passes.instrument import Instrument
+from burnish.passes.origins import Origins
 from burnish.passes.pipeline import Pipeline
 from burnish.passes.report import ModelStats, Report
 
@@ -133,7 +134,10 @@ def optimize(
         )
     samples = _calibration(calibration, model)
     guard = Guard(verify, samples, seed)
-    ctx = PassContext(on, samples, seed, [*instruments, guard], warnings=list(loaded.notes))
+    watchers = [*instruments, guard]
+    if on.provider != "CPUExecutionProvider":  # whose compilers refuse nodes; blame who made them
+        watchers.append(Origins(model))
+    ctx = PassContext(on, samples, seed, watchers, warnings=list(loaded.notes))
     ctx.strict = strict
     ctx.decisions = Decisions.start(
         model,

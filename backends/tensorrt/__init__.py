@@ -5,7 +5,8 @@ module      `tensorrt` or `tensorrt_rtx`, and its log     capability  GPUs and o
 options     how to build, declared once                   profiles    shapes to build for
 surgery     what the parser needs changed                 parse       model -> network
 build       network -> engine                             plan        structure of an engine
-runtime     run an engine on a GPU                        artifact    the kind `tensorrt-engine`
+gpu         the GPU that is here                          runtime     run an engine on it
+artifact    the kind `tensorrt-engine`                    progress    the builder's progress
 
 TensorRT for RTX (`tensorrt_rtx`) builds engines for other machines' GPUs, without one of its own.
 `tensorrt` needs the GPU that it builds for.

@@ -52,7 +52,7 @@ def messages(trt: Any) -> Iterator[list[str]]:
 def logger(trt: Any) -> Any:
     """The one logger of a module; its `lines` are its errors and warnings, errors marked so."""
 
-    class Log(trt.ILogger):  # type: ignore[misc]  # the module is only known now
+    class Log(trt.ILogger):
         def __init__(self) -> None:
             trt.ILogger.__init__(self)
             self.lines: list[str] = []
