@@ -106,40 +106,51 @@ class Guard(Instrument):
             running.join()
 
     def _run_original(self, load: Callable[[], Session]) -> None:
-        from burnish.backends import measure
-
         try:
             with load() as session:
                 if self.calibration is None:
-                    self._feeds = [measure.random_feeds(session, seed=self.seed)]
-                self._original += [session.run(feeds) for feeds in self._feeds]
-                if self.calibration is None:
-                    self._add_other_sizes(session)
+                    self._run_on_random(session)
+                else:
+                    self._original += [session.run(feeds) for feeds in self._feeds]
         except BurnishError as error:
             self._give_up(error)
 
-    def _give_up(self, error: BurnishError) -> None:
-        self._unchecked = f"the original model does not run: {error}"
-
-    def _add_other_sizes(self, session: Session) -> None:
-        """Add a sample of other sizes, where the model takes them.
+    def _run_on_random(self, session: Session) -> None:
+        """Run on random inputs of two sizes, where the model has sizes that are not fixed.
 
         A declared size that is wrong for every input but the first is found by no other means.
+        Where the usual sizes do not fit together, all are one: those without a name may have to be
+        equal, though nothing says so.
         """
-        from burnish.backends import measure
+        from burnish.backends.measure import BATCH, EXTENT
 
-        sizes = {
-            dim: 2 * measure.EXTENT if axis else measure.BATCH + 2
+        others = {
+            dim: 2 * EXTENT if axis else BATCH + 2
             for spec in session.inputs
             for axis, dim in enumerate(spec.shape)
             if isinstance(dim, str)
         }
-        if not sizes:
-            return
-        with contextlib.suppress(BurnishError):
-            feeds = measure.random_feeds(session, seed=self.seed + 1, dims=sizes)
-            self._original.append(session.run(feeds))
-            self._feeds.append(feeds)
+        try:
+            self._add_random(session, self.seed, {})
+        except BurnishError:
+            with contextlib.suppress(BurnishError):
+                self._add_random(session, self.seed, dict.fromkeys(others, EXTENT))
+            if not self._feeds:
+                raise
+            others = dict.fromkeys(others, 2 * EXTENT)
+        if others:
+            with contextlib.suppress(BurnishError):
+                self._add_random(session, self.seed + 1, others)
+
+    def _add_random(self, session: Session, seed: int, sizes: Mapping[str, int]) -> None:
+        from burnish.backends.measure import random_feeds
+
+        feeds = random_feeds(session, seed=seed, dims=sizes)
+        self._original.append(session.run(feeds))
+        self._feeds.append(feeds)
+
+    def _give_up(self, error: BurnishError) -> None:
+        self._unchecked = f"the original model does not run: {error}"
 
     def before(self, event: Event, model: ir.Model) -> None:
         """Settle what lossless passes did before a lossy one blurs it."""

@@ -251,3 +251,21 @@ def test_random_inputs_come_in_more_than_one_size() -> None:
         burnish.optimize(parse(text), FixBatch())
     fixed = text.replace("N", "1")
     assert burnish.optimize(parse(fixed), FixBatch()).report.verification["samples"] == 1
+
+
+def test_sizes_without_a_name_that_have_to_be_equal_are() -> None:
+    text = "g (float[A,B] x, float[C,D] z) => (float[E,F] y) <float w = {3.0}> { BODY }"
+    model = parse(text.replace("BODY", "p = MatMul(x, z)  y = Mul(p, w)"))
+    assert burnish.optimize(model.clone(), Scale()).report.verification["samples"] == 2
+    with pytest.raises(VerificationError, match="the outputs differ"):
+        burnish.optimize(model, Scale(1.5))
+
+
+def test_sizes_that_fit_in_no_way_leave_the_model_unchecked() -> None:
+    model = parse(
+        "g (float[A,B] x, float[7,5] z) => (float[E,F] y) <float w = {3.0}>"
+        "{ p = MatMul(x, z)  y = Mul(p, w) }"
+    )
+    _, report = burnish.optimize(model, Scale())
+    assert report.verification["samples"] == 0
+    assert "the original model does not run" in report.verification["skipped"]
