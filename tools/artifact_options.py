@@ -26,7 +26,8 @@ class ArtifactOptions:
     kind: str | None
     provider: tuple[str, ...]
     threads: int | None
-    shapes: str | None
+    engine: tuple[str, ...]
+    shapes: tuple[str, ...]
     max_padding: float
     pad: tuple[str, ...]
     unpad: tuple[str, ...]
@@ -48,10 +49,8 @@ class ArtifactOptions:
             InputError: an option makes no sense, or makes none without an artefact.
         """
         if self.artifact is None:
-            given = (self.kind, self.provider, self.threads, self.shapes, self.pad, self.unpad)
-            names = ("kind", "provider", "threads", "shapes", "pad", "unpad")
-            for name, value in zip(names, given, strict=True):
-                if value:
+            for name in ("kind", "provider", "threads", "engine", "shapes", "pad", "unpad"):
+                if getattr(self, name):
                     raise InputError(f"--{name} is for an artefact", hint="add --artifact DIR")
             return None
         from burnish.backends.artifact.folder import Plan
@@ -63,8 +62,13 @@ class ArtifactOptions:
             settings = dataclasses.replace(settings, threads=self.threads)
         if self.provider:
             settings = dataclasses.replace(settings, providers=tuple(map(parse, self.provider)))
-        plan = Plan(Path(self.artifact), self.kind, settings)
-        return plan if self.shapes is None else self._profiled(plan, Path(self.shapes))
+        options = dict(map(_option, self.engine))
+        ranges = tuple(text for text in self.shapes if "=" in text)
+        files = [text for text in self.shapes if "=" not in text]
+        if len(files) > 1 or (files and ranges):
+            raise InputError("--shapes names a file and more", hint="give one file, or only ranges")
+        plan = Plan(Path(self.artifact), self.kind, settings, ranges=ranges, options=options)
+        return self._profiled(plan, Path(files[0])) if files else plan
 
     def _profiled(self, plan: Plan, shapes: Path) -> Plan:
         from burnish.backends import traffic
@@ -79,6 +83,13 @@ class ArtifactOptions:
             details={"traffic": {"padding": found.padding, "requests": list(found.requests)}},
             notes=(str(found),),
         )
+
+
+def _option(text: str) -> tuple[str, str]:
+    name, separator, value = text.partition("=")
+    if not separator or not name:
+        raise InputError(f"--engine {text!r} is not NAME=VALUE", hint="for example workspace=1024")
+    return name.strip(), value.strip()
 
 
 def artifact_options(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -110,7 +121,17 @@ _OPTIONS = (
     ),
     click.option("--threads", type=click.IntRange(min=0), help="Threads the artefact is run with."),
     click.option(
-        "--shapes", metavar="R.jsonl|csv", help="Build for these requests: one's shapes a line."
+        "--engine",
+        multiple=True,
+        metavar="NAME=VALUE",
+        help="How TensorRT builds, e.g. workspace=1024; docs/gpu.md lists them.",
+    ),
+    click.option(
+        "--shapes",
+        multiple=True,
+        metavar="R.jsonl|csv|NAME=MIN:OPT:MAX",
+        help="Build for these requests, one's shapes a line, or for this range of an input "
+        "(x=1x3x32x32:...) or of a symbolic axis (batch=1:1:8).",
     ),
     click.option(
         "--max-padding",

@@ -4,8 +4,6 @@
 from __future__ import annotations
 
 import dataclasses
-import shutil
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -26,6 +24,7 @@ from burnish.backends.padding import Padding
 from burnish.backends.profiles import check, choose
 from burnish.backends.settings import SessionSettings
 from burnish.errors import BurnishError, InputError
+from burnish.files import folder_aside
 
 if TYPE_CHECKING:
     import os
@@ -51,6 +50,7 @@ class Plan:
         kind: One of `kinds.names()`; None takes the target's own.
         settings: Settings of ONNX Runtime's session.
         profiles: Shapes to build for.
+        ranges: The same as text, read once the model is known: `NAME=MIN:OPT:MAX`.
         padding: `Manifest.padding`.
         options: What else the kind takes.
         details: What the manifest is to hold beside what the kind says.
@@ -61,6 +61,7 @@ class Plan:
     kind: str | None = None
     settings: SessionSettings = dataclasses.field(default_factory=SessionSettings)
     profiles: tuple[Profile, ...] = ()
+    ranges: tuple[str, ...] = ()
     padding: Mapping[str, Any] | None = None
     options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     details: Mapping[str, Any] = dataclasses.field(default_factory=dict)
@@ -112,40 +113,22 @@ def write(
         VerificationError: padding changes what the model computes.
     """
     plan.check()
+    if plan.ranges:
+        from burnish.backends.tensorrt.profiles import parse
+
+        plan = dataclasses.replace(plan, profiles=(*plan.profiles, *parse(plan.ranges, model)))
     check(plan.profiles, ((item.name, item.shape) for item in map(_tensor, _fed(model))))
     if plan.padding is not None:
         Padding.of(plan.padding).check(model, plan.profiles)
-    path = plan.path.absolute()
     kind = plan.kind or kinds.default_for(target)
-    try:
-        aside = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
-    except OSError as error:
-        raise InputError(
-            f"cannot write to folder {path.parent}: {error.strerror}", hint="choose another output"
-        ) from error
-    try:
-        aside.chmod(0o755)
-        folder = aside / path.name
-        folder.mkdir()
+    with folder_aside(plan.path) as folder:
         built = kinds.find(kind).build(
             kinds.Request(
-                kind,
-                model,
-                target,
-                folder,
-                plan.settings,
-                plan.profiles,
-                plan.options,
-                progress,
+                kind, model, target, folder, plan.settings, plan.profiles, plan.options, progress
             )
         )
         manifest = _manifest(plan, kind, model, target, origin, built, folder)
         (folder / MANIFEST).write_text(manifest.to_json(), encoding="utf-8")
-        if path.exists():
-            path.replace(aside / f"{path.name}.old")  # the rename below needs the name free
-        folder.replace(path)
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
     return manifest, (*plan.notes, *built.warnings)
 
 
