@@ -39,6 +39,9 @@ def command(
 ) -> None:
     """Show the inputs, outputs, operators and size of MODEL.
 
+    Of a TensorRT engine, or an artefact with engines, show the kernels and their types; that takes
+    no GPU.
+
     With --fused, count its fused operators: those it holds, and those the runtime executes after
     its own optimization. Several models are compared.
 
@@ -49,7 +52,12 @@ def command(
         raise InputError("--fused and --sparsity exclude each other")
     if plot is not None and not sparsity:
         raise InputError("--plot draws what --sparsity shows", hint="add --sparsity")
-    if fused:
+    from burnish.tools.engine import engines, show_engines
+
+    found = [path for model in models for path in engines(model)]
+    if found:
+        show_engines(found, as_json)
+    elif fused:
         _fused(models, target, as_json)
     elif len(models) > 1:
         raise InputError("one model is shown at a time", hint="add --fused to compare several")
