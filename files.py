@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -43,6 +44,36 @@ def write_aside(path: str | os.PathLike[str]) -> Iterator[Path]:
         aside.replace(target)
     finally:
         aside.unlink(missing_ok=True)
+
+
+@contextmanager
+def folder_aside(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """Yield an empty folder beside `path`; rename it to `path` if the body succeeds.
+
+    What is at `path` is replaced then, and not before.
+
+    Raises:
+        InputError: the folder above does not exist or cannot be written.
+    """
+    target = Path(path).absolute()
+    try:
+        aside = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+    except OSError as error:
+        raise InputError(
+            f"cannot write to folder {target.parent}: {error.strerror}",
+            hint="choose another output",
+        ) from error
+    made, old = aside / target.name, aside / f"{target.name}.old"
+    try:
+        made.mkdir(mode=0o777)
+        yield made
+        if target.exists():
+            target.replace(old)  # a folder is only renamed to a name that is free
+        made.replace(target)
+    finally:
+        if old.exists() and not target.exists():
+            old.replace(target)
+        shutil.rmtree(aside, ignore_errors=True)
 
 
 def _umask() -> int:

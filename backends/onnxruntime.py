@@ -106,6 +106,10 @@ class Session:
             raise _run_error(error) from error
         return dict(zip(names, results, strict=True))
 
+    def end_profiling(self) -> str:
+        """Stop the profiler, if the session's options started it; returns the file it wrote."""
+        return str(self._inner.end_profiling())
+
     def close(self) -> None:
         """Free the model. Further runs are errors."""
         self._inner = None

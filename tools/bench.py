@@ -42,7 +42,7 @@ def command(
     from burnish.backends import measure, onnxruntime
     from burnish.tools.present import show, size, table
 
-    sizes = dict(_dimension(text) for text in dims)
+    sizes = dimensions(dims)
     names = _unique(models)
     with contextlib.ExitStack() as stack:
         sessions = {
@@ -97,6 +97,11 @@ def _unique(models: tuple[str, ...]) -> list[str]:
     if len(set(chosen)) != len(chosen):
         chosen = [f"{name} #{index}" for index, name in enumerate(chosen, 1)]
     return chosen
+
+
+def dimensions(texts: tuple[str, ...]) -> dict[str, int]:
+    """Read `NAME=N`, several times."""
+    return dict(map(_dimension, texts))
 
 
 def _dimension(text: str) -> tuple[str, int]:

@@ -29,6 +29,7 @@ _COMMANDS = {
     "bench": "burnish.tools.bench:command",
     "run": "burnish.tools.run:command",
     "profiles": "burnish.tools.profiles:command",
+    "partition": "burnish.tools.partition:command",
     "verify-artifact": "burnish.tools.verify_artifact:command",
     "bisect": "burnish.tools.bisect:command",
     "zoo": "burnish.tools.zoo_command:command",

@@ -111,9 +111,9 @@ def test_without_padding_ranges_reach_down_to_the_smallest(
     found = images(sizes)
     cover = traffic.cover(found, budget)
     low = {"x": (1, 3, min(h for h, _ in sizes), min(w for _, w in sizes))}
-    assert choose(cover.profiles, low)
+    assert choose(cover.profiles, low).covers(low)
     for point in found.counts:
-        assert choose(cover.profiles, found.shapes(point))
+        assert choose(cover.profiles, found.shapes(point)).covers(found.shapes(point))
 
 
 def test_many_distinct_shapes_are_merged_block_by_block() -> None:

@@ -1,0 +1,453 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Cut a model into stages of a pipeline: of like cost, with little data between them.
+
+Each cut is a minimum cut of the data flow: the cost of cutting a value is its size in bytes, paid
+once however many nodes read it, and no node may come before one that it needs. What may lie on
+either side of a cut is limited to a window of cost around where the cut would be if only balance
+counted; of several widths, the least data within the balance asked for wins.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import onnx_ir as ir
+
+from burnish.errors import InputError, VerificationError
+
+if TYPE_CHECKING:
+    import networkx
+
+    Array = np.ndarray[Any, np.dtype[Any]]
+
+Cost = Literal["flops", "time"]
+
+_WIDTHS = (1.0, 0.75, 0.5, 0.25, 0.1, 0.0)
+"""Widths of the window that are tried, as shares of the imbalance allowed."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A part of a model, a model itself.
+
+    Attributes:
+        model: It; values keep their names, so stages are wired by name.
+        nodes: Number of nodes.
+        cost: Of its nodes, in the unit asked for: operations or seconds.
+        bytes: Of the values that it hands on.
+        weights: Bytes of its weights.
+    """
+
+    model: ir.Model
+    nodes: int
+    cost: float
+    bytes: int
+    weights: int
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """Names of what it takes: inputs of the whole model, and outputs of stages before."""
+        return tuple(value.name or "" for value in self.model.graph.inputs)
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """Names of what it gives."""
+        return tuple(value.name or "" for value in self.model.graph.outputs)
+
+
+@dataclass(frozen=True)
+class Partition:
+    """A model in stages.
+
+    Attributes:
+        stages: In order.
+        shared: Name -> bytes of the weights that more than one stage holds.
+        outputs: Names of the outputs of the whole model.
+    """
+
+    stages: tuple[Stage, ...]
+    shared: Mapping[str, int]
+    outputs: tuple[str, ...]
+
+    @property
+    def imbalance(self) -> float:
+        """How much the worst stage costs above the mean: 0.1 is a tenth more."""
+        costs = [stage.cost for stage in self.stages]
+        return max(costs) * len(costs) / sum(costs) - 1 if sum(costs) else 0.0
+
+    def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
+        """Run the stages one after the other, each loaded for as long as it runs.
+
+        Raises:
+            InputError: the runtime refuses a stage, or a feed is wrong.
+        """
+        from burnish.backends.onnxruntime import session
+
+        values = dict(feeds)
+        for stage in self.stages:
+            with session(stage.model) as loaded:
+                values |= loaded.run({name: values[name] for name in stage.inputs})
+        return {name: values[name] for name in self.outputs}
+
+
+def partition(
+    model: ir.Model,
+    stages: int,
+    *,
+    balance: float = 0.1,
+    cost: Cost = "flops",
+    dims: Mapping[str, int] | None = None,
+    seed: int = 0,
+) -> Partition:
+    """Cut a model into stages, and check that they compute what it does.
+
+    Args:
+        model: The model; shapes are inferred, and it is not changed otherwise.
+        stages: How many, at least 2.
+        balance: How much more than the mean a stage may cost: 0.1 is a tenth more. Where no cut
+            keeps to it, since single nodes cost too much, it is the nearest that was found.
+        cost: What to balance: floating-point operations, the same on every machine; or the time
+            of each node as measured here, one thread, unfused.
+        dims: Sizes of symbolic dimensions by name.
+        seed: Seed of the random inputs.
+
+    Raises:
+        InputError: there are too few nodes, or it does not run.
+        VerificationError: the stages do not compute what the model does.
+    """
+    from burnish.backends import measure, numeric
+    from burnish.backends.onnxruntime import session
+    from burnish.passes.shapes import infer_shapes
+
+    if stages < 2:
+        raise InputError(f"{stages} stages are no partition", hint="give 2 or more")
+    if not balance >= 0:  # NaN, too
+        raise InputError(f"a balance of {balance:g} is none", hint="give 0 or more")
+    infer_shapes(model)
+    graph = _Flow.of(model, dims)
+    if len(graph.nodes) < stages:
+        raise InputError(
+            f"{len(graph.nodes)} nodes that depend on inputs make no {stages} stages",
+            hint="ask for fewer",
+        )
+    with session(model) as whole:
+        feeds = measure.random_feeds(whole, seed, dims)
+        expected = whole.run(feeds)
+    costs = graph.operations() if cost == "flops" else _times(model, graph.nodes, feeds)
+    found = _extract(model, graph, costs, _assign(graph, costs, stages, balance), stages)
+    difference = numeric.compare_outputs(expected, found.run(feeds))
+    if not difference.ok:
+        raise VerificationError(
+            f"the stages do not compute what the model does: {difference.worst}"
+        )
+    return found
+
+
+# --- the flow of data --------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Flow:
+    """The nodes of the main graph that depend on inputs, in order, and what flows between them.
+
+    Nodes that depend on constants alone go along with whoever needs them.
+    """
+
+    nodes: list[ir.Node]
+    index: dict[ir.Node, int]
+    size: Any  # passes.prune.flops.Sizes
+    users: dict[ir.Value, list[int]]  # by value that a node computes
+
+    @staticmethod
+    def of(model: ir.Model, dims: Mapping[str, int] | None) -> _Flow:
+        from burnish.passes.prune.flops import Sizes
+
+        inputs = {value for value in model.graph.inputs if not value.is_initializer()}
+        moving: set[ir.Value] = set(inputs)
+        nodes = []
+        for node in model.graph:
+            read = list(_read(node))
+            # A node without inputs may draw random numbers: it must not run in two stages.
+            if any(value in moving for value in read) or not (read or node.op_type == "Constant"):
+                nodes.append(node)
+                moving.update(node.outputs)
+        index = {node: number for number, node in enumerate(nodes)}
+        users: dict[ir.Value, list[int]] = {}
+        for number, node in enumerate(nodes):
+            for value in dict.fromkeys(_read(node)):
+                producer = value.producer()
+                if producer in index:
+                    users.setdefault(value, []).append(number)
+        return _Flow(nodes, index, Sizes(model, dims), users)
+
+    def operations(self) -> list[float]:
+        """Cost of each node: its products and sums, and one operation for each output element."""
+        from burnish.passes.prune.flops import flops
+
+        return [
+            flops(node, self.size) + sum(self.elements(value) for value in node.outputs)
+            for node in self.nodes
+        ]
+
+    def elements(self, value: ir.Value) -> int:
+        rank = 0 if value.shape is None else len(value.shape)
+        return math.prod(self.size((value, axis)) for axis in range(rank))
+
+    def bytes(self, value: ir.Value) -> int:
+        width = 4.0 if value.dtype is None else value.dtype.itemsize
+        return max(1, int(self.elements(value) * width))
+
+
+def _read(node: ir.Node) -> Iterator[ir.Value]:
+    """Values that a node reads, those that its subgraphs take from outside among them."""
+    yield from (value for value in node.inputs if value is not None)
+    for attribute in node.attributes.values():
+        if attribute.type == ir.AttributeType.GRAPH:
+            subgraphs = [attribute.as_graph()]
+        elif attribute.type == ir.AttributeType.GRAPHS:
+            subgraphs = list(attribute.as_graphs())
+        else:
+            continue
+        for subgraph in subgraphs:
+            for inner in subgraph.all_nodes():
+                for value in inner.inputs:
+                    if value is not None and value.graph is node.graph:
+                        yield value
+            yield from (value for value in subgraph.outputs if value.graph is node.graph)
+
+
+def _times(model: ir.Model, nodes: Sequence[ir.Node], feeds: Mapping[str, Array]) -> list[float]:
+    """Seconds of each node, unfused."""
+    from burnish.backends.profile import profile
+    from burnish.backends.settings import SessionSettings
+
+    copy = model.clone()
+    position = {node: number for number, node in enumerate(model.graph)}
+    for number, node in enumerate(copy.graph):
+        node.name = f"n{number}"
+    found = profile(copy, feeds, settings=SessionSettings(optimize="off"))
+    seconds = {entry.name: entry.seconds for entry in found}
+    return [seconds.get(f"n{position[node]}", 0.0) for node in nodes]
+
+
+# --- cuts --------------------------------------------------------------------------------------
+
+
+def _assign(flow: _Flow, costs: Sequence[float], stages: int, balance: float) -> list[int]:
+    """The stage of each node."""
+    ends = np.cumsum(costs)
+    best: tuple[tuple[float, float], list[int]] | None = None
+    for width in _WIDTHS:
+        chosen = _cut_all(flow, ends, stages, width * balance / 2)
+        found = np.bincount(chosen, weights=costs, minlength=stages)
+        excess = max(found.max() * stages / found.sum() - 1 - balance, 0.0)
+        if not (np.bincount(chosen, minlength=stages) > 0).all():
+            continue
+        moved = sum(flow.bytes(value) for value in _crossing(flow, chosen))
+        rank = (round(float(excess), 6), float(moved))
+        if best is None or rank < best[0]:
+            best = rank, chosen
+    if best is None:  # a few nodes cost nearly everything
+        return [min(number * stages // len(costs), stages - 1) for number in range(len(costs))]
+    return best[1]
+
+
+def _cut_all(flow: _Flow, ends: np.ndarray[Any, Any], stages: int, slack: float) -> list[int]:
+    chosen = [0] * len(ends)
+    mean = float(ends[-1]) / stages
+    middles = ends - np.diff(ends, prepend=0.0) / 2
+    for cut in range(1, stages):
+        here = cut * mean
+        before = ends <= here - slack * mean
+        after = (ends - np.diff(ends, prepend=0.0)) >= here + slack * mean
+        # A node that spans the whole window goes where the most of it lies.
+        spans = ~before & ~after & (ends > here + slack * mean)
+        spans &= (ends - np.diff(ends, prepend=0.0)) < here - slack * mean
+        before |= spans & (middles <= here)
+        after |= spans & (middles > here)
+        if slack == 0:
+            before, after = middles <= here, middles > here
+        for number in _minimum_cut(flow, before, after):
+            chosen[number] = cut
+    return chosen
+
+
+def _minimum_cut(
+    flow: _Flow, before: np.ndarray[Any, Any], after: np.ndarray[Any, Any]
+) -> list[int]:
+    """Nodes behind the cut with the least data, given those surely before and surely behind it."""
+    import networkx
+
+    net: networkx.DiGraph[Any] = networkx.DiGraph()
+    net.add_node("before")
+    net.add_node("after")
+
+    def place(number: int) -> str | int:
+        return "before" if before[number] else "after" if after[number] else number
+
+    for value, users in flow.users.items():
+        producer = value.producer()
+        assert producer is not None
+        source, targets = place(flow.index[producer]), {place(user) for user in users}
+        if targets <= {source}:
+            continue
+        carried = ("value", id(value))
+        net.add_edge(source, carried, capacity=flow.bytes(value))
+        for target in targets:
+            if target != source:
+                net.add_edge(carried, target)  # no capacity: it cannot be cut
+                net.add_edge(target, source)
+    for number in range(len(flow.nodes)):
+        net.add_node(place(number))
+    _, (_, behind) = networkx.minimum_cut(net, "before", "after")
+    return [number for number in range(len(flow.nodes)) if place(number) in behind]
+
+
+def _crossing(flow: _Flow, chosen: Sequence[int]) -> Iterator[ir.Value]:
+    """Values that one stage computes and a later one reads."""
+    for value, users in flow.users.items():
+        producer = value.producer()
+        assert producer is not None
+        home = chosen[flow.index[producer]]
+        if any(chosen[user] != home for user in users):
+            yield value
+
+
+# --- stages ------------------------------------------------------------------------------------
+
+
+def _extract(
+    model: ir.Model, flow: _Flow, costs: Sequence[float], chosen: Sequence[int], stages: int
+) -> Partition:
+    crossing = set(_crossing(flow, chosen))
+    results = [value for value in model.graph.outputs if not value.is_graph_input()]
+    made = []
+    for number in range(stages):
+        own = [node for node, stage in zip(flow.nodes, chosen, strict=True) if stage == number]
+        inside = {value for node in own for value in node.outputs}
+        entering = dict.fromkeys(
+            value
+            for node in own
+            for value in _read_deep(node, flow.index)
+            if value not in inside
+            and (value in crossing or (value.is_graph_input() and not value.is_initializer()))
+        )
+        leaving = [value for node in own for value in node.outputs if value in crossing]
+        leaving += [
+            value
+            for value in results
+            if value not in leaving
+            # An output that depends on no input comes from the last stage.
+            and (value in inside or (number == stages - 1 and value.producer() not in flow.index))
+        ]
+        part = _model(model, list(entering), leaving)
+        held = [value.const_value for value in part.graph.initializers.values()]
+        made.append(
+            Stage(
+                part,
+                len(part.graph),
+                sum(c for c, stage in zip(costs, chosen, strict=True) if stage == number),
+                sum(flow.bytes(value) for value in leaving if value in crossing),
+                sum(tensor.nbytes for tensor in held if tensor is not None),
+            )
+        )
+    return Partition(
+        tuple(made), _shared(made), tuple(value.name or "" for value in model.graph.outputs)
+    )
+
+
+def _read_deep(node: ir.Node, index: Mapping[ir.Node, int]) -> Iterator[ir.Value]:
+    """What a node reads, and what the nodes that go along with it read."""
+    for value in _read(node):
+        yield value
+        producer = value.producer()
+        if producer is not None and producer not in index and producer.graph is node.graph:
+            yield from _read_deep(producer, index)
+
+
+def _model(model: ir.Model, inputs: Sequence[ir.Value], outputs: Sequence[ir.Value]) -> ir.Model:
+    for value in (*inputs, *outputs):
+        if value.type is None:
+            raise InputError(
+                f"the type of {value.name!r}, which a cut crosses, is unknown",
+                hint="ask for another number of stages",
+            )
+    graph = ir.convenience.extract(model.graph, inputs, outputs)
+    return ir.Model(
+        graph,
+        ir_version=model.ir_version,
+        producer_name=model.producer_name,
+        producer_version=model.producer_version,
+        functions=tuple(model.functions.values()),
+    )
+
+
+def _shared(stages: Iterable[Stage]) -> dict[str, int]:
+    count: Counter[str] = Counter()
+    sizes: dict[str, int] = {}
+    for stage in stages:
+        for name, value in stage.model.graph.initializers.items():
+            count[name] += 1
+            sizes[name] = 0 if value.const_value is None else value.const_value.nbytes
+    return {name: sizes[name] for name, times in sorted(count.items()) if times > 1}
+
+
+# --- files -------------------------------------------------------------------------------------
+
+_INDEX = "partition.json"
+
+
+def write(found: Partition, path: Path) -> None:
+    """Write the stages, `stage-0.onnx` and so on, and how they are wired: `partition.json`.
+
+    Raises:
+        InputError: `path` cannot be written, or is a folder of something else.
+    """
+    from burnish.backends.onnxfile import save
+    from burnish.files import folder_aside
+
+    if path.exists() and not path.is_dir():
+        raise InputError(f"output {path} is a file", hint="name a folder")
+    if path.is_dir() and any(path.iterdir()) and not (path / _INDEX).is_file():
+        raise InputError(
+            f"folder {path} is not empty and holds no stages; it is not replaced",
+            hint="name another folder",
+        )
+    with folder_aside(path) as folder:
+        for number, stage in enumerate(found.stages):
+            save(stage.model, folder / _file(number))
+        text = json.dumps(as_dict(found), indent=2, sort_keys=True)
+        (folder / _INDEX).write_text(f"{text}\n", encoding="utf-8")
+
+
+def as_dict(found: Partition) -> dict[str, Any]:
+    """Return how stages are wired and what they cost, ready for JSON."""
+    stages = [
+        {
+            "file": _file(number),
+            "inputs": list(stage.inputs),
+            "outputs": list(stage.outputs),
+            "nodes": stage.nodes,
+            "cost": stage.cost,
+            "bytes_handed_on": stage.bytes,
+            "weight_bytes": stage.weights,
+        }
+        for number, stage in enumerate(found.stages)
+    ]
+    return {
+        "stages": stages,
+        "outputs": list(found.outputs),
+        "imbalance": found.imbalance,
+        "shared_weights": dict(found.shared),
+    }
+
+
+def _file(number: int) -> str:
+    return f"stage-{number}.onnx"
