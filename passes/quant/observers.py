@@ -431,9 +431,23 @@ METHODS: dict[str, Callable[[], Observer]] = {
 """Observers by the name of the method; `Percentile` takes an argument."""
 
 
-def observer(method: str, *, percentile: float = 99.99) -> Callable[[], Observer]:
-    """Return what makes observers of one of `METHODS`."""
-    return (lambda: Percentile(percentile)) if method == "percentile" else METHODS[method]
+def observer(
+    method: str, *, percentile: float = 99.99, levels: int = 256, symmetric: bool = False
+) -> Callable[[], Observer]:
+    """Return what makes observers of one of `METHODS`.
+
+    Args:
+        method: Its name.
+        percentile: Percentage of numbers inside the range (`percentile`).
+        levels: Number of quantized values (`entropy`, `mse`).
+        symmetric: Zero lies in the middle of them (`mse`).
+    """
+    made: dict[str, Callable[[], Observer]] = {
+        "percentile": lambda: Percentile(percentile),
+        "entropy": lambda: Entropy(levels=levels),
+        "mse": lambda: MeanSquare(levels=levels, symmetric=symmetric),
+    }
+    return made.get(method) or METHODS[method]
 
 
 def _scaled(piece: Array, exponent: int) -> Array:

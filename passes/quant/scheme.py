@@ -27,6 +27,7 @@ from numpy.typing import ArrayLike, DTypeLike, NDArray
 from burnish.passes.quant.observers import Range
 
 Array = np.ndarray[Any, np.dtype[Any]]
+Integer = Literal["uint8", "int8", "uint16", "int16"]
 
 # Products of two scales, and their reciprocals, stay normal float32 numbers.
 _LEAST_SCALE = 2.0**-60
@@ -107,7 +108,7 @@ class Scheme:
         largest: qmax of a symmetric scheme, if smaller than the type allows.
     """
 
-    dtype: Literal["uint8", "int8", "uint16", "int16"] = "uint8"
+    dtype: Integer = "uint8"
     symmetric: bool = False
     power_of_two: bool = False
     largest: int | None = None
@@ -139,8 +140,7 @@ class Scheme:
         span = np.maximum(-low, high) if self.symmetric else high - low
         scale = span / (self._reach if self.symmetric else int(info.max) - int(info.min))
         if self.power_of_two:
-            mantissa, exponent = np.frexp(scale)
-            scale = np.ldexp(1.0, exponent - (mantissa == 0.5))
+            scale = _next_power(scale)
         scale = np.where(span > 0, np.maximum(scale, _LEAST_SCALE), 1.0)
         if self.symmetric:
             zero = np.full(scale.shape, 0 if info.min < 0 else 2 ** (info.bits - 1))
@@ -179,7 +179,14 @@ def weight_params(weights: Array, axis: int | None, bits: int = 8) -> QuantParam
     return Scheme("int8", symmetric=True, largest=127 if bits == 8 else 64).fit(weights, axis)
 
 
-def fit_bias(scheme: QuantParams, weights: Array, bias: Array, input_scale: float) -> QuantParams:
+def fit_bias(
+    scheme: QuantParams,
+    weights: Array,
+    bias: Array,
+    input_scale: float,
+    *,
+    power_of_two: bool = False,
+) -> QuantParams:
     """Change the weight scales of channels whose bias would not suit an int32 otherwise.
 
     A bias is stored in units of `input_scale * weight scale`. Where that would overflow, the
@@ -191,6 +198,7 @@ def fit_bias(scheme: QuantParams, weights: Array, bias: Array, input_scale: floa
         weights: The weights.
         bias: One number a channel.
         input_scale: Scale of the activations.
+        power_of_two: Scales have to stay powers of two.
     """
     least = np.abs(bias.astype(np.float64)) / (2.0**_BIAS_BITS * input_scale)
     others = None
@@ -200,7 +208,15 @@ def fit_bias(scheme: QuantParams, weights: Array, bias: Array, input_scale: floa
         others = tuple(i for i in range(weights.ndim) if i != scheme.axis)
     only_bias = ~weights.any(axis=others) & (least > 0)
     scale = np.where(only_bias, least, np.maximum(scheme.scale, least))
+    if power_of_two:
+        scale = _next_power(scale)
     return replace(scheme, scale=np.maximum(scale, _LEAST_SCALE).astype(np.float32))
+
+
+def _next_power(scale: Array) -> Array:
+    """Return the least power of two that is no smaller."""
+    mantissa, exponent = np.frexp(scale)
+    return np.ldexp(1.0, exponent - (mantissa == 0.5))
 
 
 def bias_params(weights: QuantParams, input_scale: float) -> QuantParams:

@@ -20,26 +20,16 @@ from burnish.passes.options import option
 from burnish.passes.quant.before import place_before
 from burnish.passes.quant.correct import mean_shift
 from burnish.passes.quant.insert import add_initializer, digest, drop_unused, make_node
+from burnish.passes.quant.integers import ACTIVATIONS, WEIGHTS, Integers, integers_for
 from burnish.passes.quant.observers import METHODS, observer
 from burnish.passes.quant.placement import JOINING, Plan, Refuse, Step, place
 from burnish.passes.quant.ranges import Observed, Ranges, calibrate
 from burnish.passes.quant.ready import mark_quantized, passed_through, raise_opset
-from burnish.passes.quant.scheme import (
-    QuantParams,
-    Scheme,
-    activation_params,
-    bias_params,
-    fit_bias,
-    weight_bits,
-    weight_params,
-)
+from burnish.passes.quant.scheme import QuantParams, bias_params, fit_bias
 from burnish.passes.quant.shield import RULE as KEEP_FLOAT
 from burnish.passes.quant.shield import is_exposed, shield
 from burnish.passes.quant.weighted import WEIGHTED, Weights, rule_of, weights_of
 from burnish.passes.shapes import infer_shapes
-
-OPSET = 13
-"""The first with Q and DQ per channel."""
 
 OBSERVED = "burnish.observed"
 """In a model's `meta`: the ranges that were found in this run, so that they are found once."""
@@ -52,8 +42,9 @@ RESIDUAL = "burnish.residual"
 class QuantStatic(Pass):
     """Static int8 by calibration: activations uint8, weights int8 per channel, biases int32.
 
-    For TensorRT, activations are int8 with zero point 0, biases stay float, and pairs stand only
-    before operators; see `burnish.passes.quant.before`.
+    Other integers are a choice, refused where the target does not run them. For TensorRT,
+    activations are int8 with zero point 0, biases stay float, and pairs stand only before
+    operators; see `burnish.passes.quant.before`.
     """
 
     name: ClassVar[str] = "quant-static"
@@ -75,6 +66,18 @@ class QuantStatic(Pass):
         None, help="file of ranges to use, from `burnish calibrate` or TensorRT"
     )
     per_channel: bool = option(True, help="one scale for each output channel of the weights")
+    activations: str = option(
+        "auto",
+        help="integers of activations; auto: what the target's int8 kernels take",
+        choices=ACTIVATIONS,
+    )
+    symmetric: bool = option(False, help="zero is the middle of the integers of activations")
+    weights: str = option(
+        "int8",
+        help="integers of weights; uint8 has 8 bits also where products are added in 16 bits",
+        choices=WEIGHTS,
+    )
+    power_of_two: bool = option(False, help="scales are powers of two")
     correct_bias: bool = option(True, help="let biases make up for the mean error of the weights")
     ops: tuple[str, ...] = option(WEIGHTED, help="operators to quantize", choices=WEIGHTED)
     along: tuple[str, ...] = option(
@@ -93,12 +96,20 @@ class QuantStatic(Pass):
         """Plan, observe ranges, then edit operator by operator.
 
         Raises:
-            InputError: there is no calibration data, or it does not fit the model.
+            InputError: there is no calibration data, or it does not fit the model; or the target
+                does not run the integers asked for.
         """
         if passed_through(model, ctx):
             return
         infer_shapes(model)
         form = ctx.target.int8
+        integers = integers_for(
+            ctx.target,
+            activations=self.activations,
+            symmetric=self.symmetric,
+            weights=self.weights,
+            power_of_two=self.power_of_two,
+        )
         plan = self._plan(model, form, ctx.refuse)
         if not plan.steps:
             return
@@ -106,13 +117,16 @@ class QuantStatic(Pass):
         if ctx.calibration is None and known is None:
             self._without_data(plan, ctx)
             return
-        if model.opset_imports.get("", 0) < OPSET:
-            if not raise_opset(model, OPSET, ctx):
+        if model.opset_imports.get("", 0) < integers.opset:
+            if not raise_opset(model, integers.opset, ctx):
                 return
             plan = self._plan(model, form)  # nodes may be others now
-        values = self._calibrated(model, plan, known, ctx)
-        bits = weight_bits(ctx.target.int8_accumulator_bits)
-        editor = _Editor(model.graph, plan, values, form, bits, self.per_channel, self.correct_bias)
+        if integers.warning is not None:
+            ctx.warn(integers.warning)
+        values = self._calibrated(model, plan, known, integers, ctx)
+        editor = _Editor(
+            model.graph, plan, values, form, integers, self.per_channel, self.correct_bias
+        )
         for step in plan.steps:
             reason = editor.unsuitable(step)
             if reason is not None:
@@ -143,14 +157,20 @@ class QuantStatic(Pass):
         )
 
     def _calibrated(
-        self, model: ir.Model, plan: Plan, known: Ranges | None, ctx: PassContext
+        self,
+        model: ir.Model,
+        plan: Plan,
+        known: Ranges | None,
+        integers: Integers,
+        ctx: PassContext,
     ) -> dict[str, Observed]:
         """Return what is known of the values of a plan; observes those that the file lacks."""
         values = {} if known is None else dict(known.values)
         names = [value.name or "" for value in plan.values()]
         missing = [name for name in names if name not in values]
         if missing and ctx.calibration is not None:
-            method = (self.calibrate, self.percentile, self.correct_bias)
+            scheme = integers.activations
+            method = (self.calibrate, self.percentile, self.correct_bias, scheme)
             how, found = model.meta.get(OBSERVED, (None, None))
             if how != method or not found.values.keys() >= set(missing):
                 fed = _fed(plan) if self.correct_bias else []
@@ -158,7 +178,12 @@ class QuantStatic(Pass):
                     model,
                     missing,
                     ctx.calibration,
-                    observer(self.calibrate, percentile=self.percentile),
+                    observer(
+                        self.calibrate,
+                        percentile=self.percentile,
+                        levels=scheme.levels,
+                        symmetric=scheme.symmetric,
+                    ),
                     method=self.calibrate,
                     means=[name for name in fed if name in missing],
                     progress=ctx.progress,
@@ -205,7 +230,7 @@ class _Editor:
         plan: Plan,
         values: Mapping[str, Observed],
         form: Int8Form,
-        bits: int,
+        integers: Integers,
         per_channel: bool,
         correct_bias: bool,
     ) -> None:
@@ -213,7 +238,7 @@ class _Editor:
         self.plan = plan
         self.values = values
         self.form = form
-        self.bits = bits
+        self.integers = integers
         self.per_channel = per_channel
         self.correct_bias = correct_bias
         self.pairs: dict[ir.Value, ir.Value] = {}  # value -> its dequantized self
@@ -257,10 +282,13 @@ class _Editor:
         old = (*node.inputs, None)[1:3]
         input_scale = float(self._params(source).scale)
         axis = weights.axis if self.per_channel else None
-        scheme = weight_params(weights.array, axis, self.bits)
+        chosen = self.integers.weights
+        scheme = chosen.fit(weights.array, axis)
         bias = weights.bias
         if bias is not None and self.form.bias:
-            scheme = fit_bias(scheme, weights.array, bias, input_scale)
+            scheme = fit_bias(
+                scheme, weights.array, bias, input_scale, power_of_two=chosen.power_of_two
+            )
         fed = self.values.get(source.name or "")
         correctable = self.correct_bias and node.op_type in ("Conv", "Gemm")
         if correctable and fed is not None and fed.mean is not None:
@@ -363,11 +391,7 @@ class _Editor:
         root = self._root(value)
         found = self.params.get(root)
         if found is None:
-            values = self.values[root.name or ""].range
-            if self.form.symmetric:
-                found = Scheme("int8", symmetric=True).params(values)
-            else:
-                found = activation_params(values)
+            found = self.integers.activations.params(self.values[root.name or ""].range)
             self.params[root] = found
         return found
 
