@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from burnish.backends import weights
+from burnish.backends.sparse import marked, sparsify
 from burnish.errors import BurnishError, InputError
 
 if TYPE_CHECKING:
@@ -75,7 +76,9 @@ def _serialize(model: ir.Model, path: Path) -> bytes:
 
     try:
         with weights.attributes_in_memory(model):
-            return bytes(ir.to_proto(model).SerializeToString(deterministic=True))
+            proto = ir.to_proto(model)
+            sparsify(proto, marked(model))
+            return bytes(proto.SerializeToString(deterministic=True))
     except ValueError as error:
         raise BurnishError(
             f"cannot write {path}: it holds over 2 GB outside its initializers",

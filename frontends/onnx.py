@@ -18,6 +18,7 @@ from burnish.frontends import Loaded, digest, external
 from burnish.frontends.repair import repair
 from burnish.frontends.scope import resolve_names
 from burnish.frontends.sniff import foreign
+from burnish.frontends.sparse import densify
 from burnish.frontends.stale import forget_stale_sizes
 
 if TYPE_CHECKING:
@@ -182,7 +183,7 @@ def _loaded(
     import onnx_ir as ir
 
     _check(proto, where)
-    notes = [*resolve_names(proto, where), *forget_stale_sizes(proto)]
+    notes = [*densify(proto, where), *resolve_names(proto, where), *forget_stale_sizes(proto)]
     if proto.training_info:
         notes.append("the training information was left out")
     try:
@@ -204,10 +205,6 @@ def _check(proto: onnx.ModelProto, where: str) -> None:
     _check_versions(
         proto.ir_version, {opset.domain: opset.version for opset in proto.opset_import}, where
     )
-    if proto.graph.sparse_initializer:
-        raise InputError(
-            f"{where}: sparse initializers are not supported", hint="export dense weights"
-        )
     for value in (*proto.graph.input, *proto.graph.output):
         kind = value.type
         if kind.HasField("map_type") or kind.sequence_type.elem_type.HasField("map_type"):

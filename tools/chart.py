@@ -22,7 +22,7 @@ def bars(path: Path, title: str, rows: Sequence[tuple[str, float, str]]) -> None
         rows: Label, share from 0 to 1, and what is written behind the bar.
 
     Raises:
-        OSError: it cannot be written.
+        InputError: it cannot be written.
     """
     height = 2 * _MARGIN + _ROW * (len(rows) + 2)
     width = _LABEL + _BAR + 260

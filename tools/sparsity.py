@@ -86,7 +86,4 @@ def _draw(model: str, found: Survey, path: Path) -> None:
         (layer.name, layer.sparsity, f"{layer.sparsity:.1%}, {found.pattern} {layer.conform:.0%}")
         for layer in found.layers
     ]
-    try:
-        bars(path, f"{Path(model).name}: share of zeros", rows)
-    except OSError as error:
-        raise InputError(f"cannot write {path}: {error.strerror}") from error
+    bars(path, f"{Path(model).name}: share of zeros", rows)

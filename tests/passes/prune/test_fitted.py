@@ -65,7 +65,7 @@ def error(model: ir.Model, original: ir.Model) -> float:
             wanted, found = other.run(feeds)["y"], one.run(feeds)["y"]
             difference += float(np.square(wanted - found, dtype=np.float64).sum())
             size += float(np.square(wanted, dtype=np.float64).sum())
-    return (difference / size) ** 0.5
+    return float(np.sqrt(difference / size))
 
 
 @pytest.mark.parametrize("criterion", ["magnitude", "wanda", "sparsegpt", "random"])
