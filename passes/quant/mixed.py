@@ -5,9 +5,10 @@ Copies of the model are quantized, timed on this machine and compared with the f
 costs more than it brings is marked, and the passes that follow leave it float:
 
 1. Residual sums are int8 too, if that is faster and adds little to the error on samples.
-2. Latency. A kind of operator (3 x 3 convolutions of few channels, depthwise ones, ...) whose int8
-   form makes the whole model slower stays float. If the model is then still slower than in float,
-   all of it stays float.
+2. Latency. A kind of operator (3 x 3 convolutions of few channels, ...) whose int8 form makes the
+   whole model slower stays float; one that has no weights to shrink (sums, gates, resizing,
+   depthwise convolutions) does unless int8 makes the model faster. If the model is then still
+   slower than in float, all of it stays float.
 3. Accuracy, with `max_drop`. One region at a time is quantized, on samples held out from
    calibration; then the fewest of the most sensitive regions that have to stay float are found by
    bisection.
@@ -34,7 +35,8 @@ from burnish.passes.context import PassContext
 from burnish.passes.decide import Decision
 from burnish.passes.instrument import Disable
 from burnish.passes.quant.collect import Progress
-from burnish.passes.quant.placement import is_depthwise
+from burnish.passes.quant.fill import is_image
+from burnish.passes.quant.placement import COMPUTING, is_depthwise
 from burnish.passes.quant.ready import passed_through, raise_opset
 from burnish.passes.quant.recipe import Recipe
 from burnish.passes.quant.sensitivity import (
@@ -65,7 +67,7 @@ SLOWER = "int8 is measured slower on this machine"
 INACCURATE = "int8 costs more accuracy than max_drop allows"
 
 _OPS = ("Conv", "Gather", "Gemm", "MatMul")
-_MOST_KINDS = 12
+_MOST_KINDS = 16
 _SECONDS = 1.0  # for one comparison
 _ROUNDS = 200
 _WORSE = 1.25
@@ -109,12 +111,14 @@ class MixedPrecision(Recipe):
                     search.unless_slower()
         except KeyboardInterrupt:
             search.interrupt()
-        if len(search.kept) < len(trials.regions):
+        if not search.all_float:
             raise_opset(model, trials.opset, ctx)
         if trials.residual:
             model.meta[RESIDUAL] = True
         nodes = trials.matching(model)
         for index, reason in sorted(search.kept.items()):
+            if index not in nodes:
+                continue
             with ctx.rewrite(RULE, nodes[index]) as go:
                 if go:
                     nodes[index].meta[KEEP] = reason
@@ -132,6 +136,7 @@ class _Trials:
     Attributes:
         model: In float, at the operator set that quantizing needs.
         regions: Numbers of the operators that are quantized if none has to stay float.
+        between: Numbers of those without weights that are then computed in int8, too.
         opset: That operator set.
     """
 
@@ -142,12 +147,12 @@ class _Trials:
         self.model = _copy(model)
         self.calibration = ctx.calibration if judge is None else judge.calibration
         self.residual = False
-        self.whole, self.regions = self._quantized((), ctx.progress)
+        self.whole, self.regions, self.between = self._quantized((), ctx.progress)
         self.opset = self.whole.opset_imports.get("", 0)
         if self.opset > model.opset_imports.get("", 0):  # other nodes may stand in their places
             raise_opset(self.model, self.opset, self._context())
             infer_shapes(self.model)
-            self.whole, self.regions = self._quantized((), ctx.progress)
+            self.whole, self.regions, self.between = self._quantized((), ctx.progress)
         if OBSERVED in self.whole.meta:  # calibrated once
             self.model.meta[OBSERVED] = self.whole.meta[OBSERVED]
 
@@ -169,15 +174,15 @@ class _Trials:
         if self.residual or self.ctx.calibration is None:
             return
         self.residual = True
-        rounded, regions = self._quantized(())
+        rounded, regions, between = self._quantized(())
         self.residual = (
-            regions == self.regions
+            set(regions) >= set(self.regions)
             and _skeleton(rounded) != _skeleton(self.whole)
             and faster(self.whole, rounded)
             and self._error(rounded) <= _WORSE * self._error(self.whole)
         )
         if self.residual:
-            self.whole = rounded
+            self.whole, self.regions, self.between = rounded, regions, between
             self.model.meta[OBSERVED] = rounded.meta[OBSERVED]
 
     def _error(self, model: ir.Model) -> float:
@@ -210,23 +215,32 @@ class _Trials:
     def kind(self, index: int) -> str:
         """Return what decides how fast an operator is as int8, in words."""
         node = self.nodes[index]
+        if node.op_type not in _OPS:
+            return node.op_type
         weights = weights_of(node) if node.op_type != "Gather" else None
         if not isinstance(weights, Weights):
             return f"{node.op_type} of rows"
         shape = weights.array.shape
         if node.op_type != "Conv":
             return f"{node.op_type} to {'few' if weights.channels < _FEW else 'many'} channels"
-        size = "1x1" if math.prod(shape[2:]) == 1 else "wide"
-        group = node.attributes.get("group")
         if is_depthwise(node):
-            return f"depthwise {size} Conv"
+            return f"depthwise {'x'.join(map(str, shape[2:]))} Conv"
+        size = "1x1" if math.prod(shape[2:]) == 1 else "wide"
+        if is_image(node, weights.array):
+            return f"{size} Conv of an image"
+        group = node.attributes.get("group")
         if group is not None and group.as_int() > 1:
             return f"grouped {size} Conv"
         return f"{size} Conv of {'few' if min(shape[:2]) < _FEW else 'many'} channels"
 
+    def is_small(self, index: int) -> bool:
+        """Whether int8 does not shrink the file: the operator has no weights, or few."""
+        node = self.nodes[index]
+        return node.op_type not in _OPS or is_depthwise(node)
+
     def _quantized(
         self, float_: Collection[int], progress: Progress | None = None
-    ) -> tuple[ir.Model, list[int]]:
+    ) -> tuple[ir.Model, list[int], list[int]]:
         copy = _copy(self.model)
         nodes = _walk(copy)
         for index in float_:
@@ -238,7 +252,9 @@ class _Trials:
             ctx.progress = progress
         for item in self.recipe.quantizers():
             item.run(copy, ctx)
-        return copy, [i for i, node in enumerate(nodes) if node.op_type in _OPS and _is_int8(node)]
+        int8 = [(i, node.op_type) for i, node in enumerate(nodes) if _is_int8(node)]
+        regions = [i for i, op in int8 if op in _OPS]
+        return copy, regions, [i for i, op in int8 if op in COMPUTING]
 
     def _context(self) -> PassContext:
         """Return a context of their own: what they report is no part of the build."""
@@ -259,10 +275,12 @@ def _walk(model: ir.Model) -> list[ir.Node]:
 
 
 def _is_int8(node: ir.Node) -> bool:
-    """Whether an operator was replaced, or takes dequantized weights."""
+    """Whether an operator was replaced, or takes dequantized weights or, without any, input."""
     if node.graph is None:
         return True
-    maker = node.inputs[1].producer() if len(node.inputs) > 1 and node.inputs[1] else None
+    position = 1 if node.op_type in _OPS else 0
+    value = node.inputs[position] if len(node.inputs) > position else None
+    maker = None if value is None else value.producer()
     return maker is not None and maker.op_type == "DequantizeLinear"
 
 
@@ -368,6 +386,11 @@ class _Search:
     done: bool = True
     _judged: bool = False
 
+    @property
+    def all_float(self) -> bool:
+        """Whether nothing is left to be int8."""
+        return self.kept.keys() >= set(self.trials.regions)
+
     # --- by time ---
 
     def by_time(self) -> None:
@@ -376,22 +399,24 @@ class _Search:
             lambda before, after: _is_faster(self._decide(_RESIDUAL_SUMS, before, after))
         )
         kinds: dict[str, list[int]] = {}
-        for index in self.trials.regions:
+        for index in (*self.trials.regions, *self.trials.between):
             kinds.setdefault(self.trials.kind(index), []).append(index)
         order = sorted(kinds, key=lambda kind: -len(kinds[kind]))[:_MOST_KINDS]
         if len(order) > 1:
             for kind in self.trials.ctx.progress(order, len(order), "timing"):
                 without = {**self.kept, **dict.fromkeys(kinds[kind], SLOWER)}
                 count = f"{len(kinds[kind])} {kind}"
-                if self._ask(f"int8 for {count}", without).chosen == "original":
+                decision = self._ask(f"int8 for {count}", without)
+                unsure = (decision.low or math.inf) <= 1 and self.trials.is_small(kinds[kind][0])
+                if decision.chosen == "original" or unsure:
                     self.kept = without
         self.unless_slower()
 
     def unless_slower(self) -> None:
         """Leave everything float if the model as it is now is slower than in float."""
-        everything = dict.fromkeys(self.trials.regions, SLOWER)
-        if len(self.kept) == len(everything):
+        if self.all_float:
             return
+        everything = dict.fromkeys(self.trials.regions, SLOWER)
         decision = self._ask("int8 for the model", everything)
         if decision.chosen == "original":
             self.kept = everything
@@ -402,7 +427,7 @@ class _Search:
 
     def _ask(self, question: str, without: Mapping[int, str]) -> Decision:
         """Ask whether the model as it is now is as fast as with other operators left float."""
-        whole = len(without) == len(self.trials.regions)
+        whole = without.keys() >= set(self.trials.regions)
         before = self.trials.model if whole else self.trials.quantized(without)
         return self._decide(question, before, self.trials.quantized(self.kept))
 
@@ -464,7 +489,7 @@ class _Search:
             return good({**by_time, **dict.fromkeys(sensitive, INACCURATE)})
 
         fewest_float(len(ranked), passes, steps)
-        kept = len(self.kept) - len(by_time)
+        kept = len(self.kept.keys() - by_time.keys())
         trials.ctx.warn(
             f"{kept} of {len(rest)} operators stay float to lose at most {max_drop:.2%} of "
             f"{judge.measure}"
@@ -480,7 +505,8 @@ class _Search:
         if self.judge is not None and not self.scores:  # accuracy was not looked at yet
             self.kept = dict.fromkeys(self.trials.regions, "interrupted before it was judged")
         self.done = False
-        count, most = len(self.trials.regions) - len(self.kept), len(self.trials.regions)
+        most = len(self.trials.regions)
+        count = len(set(self.trials.regions) - self.kept.keys())
         self.trials.ctx.warn(
             f"interrupted: the best found so far is kept ({count} of {most} operators int8)"
         )
@@ -491,7 +517,7 @@ class _Search:
         kept = {self.trials.describe(index): why for index, why in sorted(self.kept.items())}
         return {
             "complete": self.done,
-            "int8": len(self.trials.regions) - len(self.kept),
+            "int8": len(set(self.trials.regions) - self.kept.keys()),
             "float": kept,
             "scores": self.scores,
             "sensitivity": self.sensitivity,

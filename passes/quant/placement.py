@@ -11,7 +11,10 @@ operators listed here, so placement decides speed; and each pair rounds, so it d
 - What lies between two of them (pooling, reshaping, Add, Concat) goes along only if its inputs are
   uint8 already and a quantized operator wants its result. So the residual sums of transformers,
   softmax, norms and activations such as Gelu keep their precision. A sum of two results that are
-  uint8 anyway needs no one to want it: both would have to be turned into floats for it.
+  uint8 anyway needs no one to want it: both would have to be turned into floats for it. Nor does
+  the mean of a map that is uint8: its result is small.
+- A gate, which has one number a channel, is rounded for the map that it scales: else that map, and
+  the depthwise convolution before it, would have to be float.
 - MatMul and Gemm that are otherwise left to the dynamic form (`along`) go along where their input
   is uint8 already: it would only be rounded a second time.
 - A depthwise Conv does little arithmetic for each number it moves: it goes along on the same terms.
@@ -40,17 +43,16 @@ _SAME_SCALE = frozenset({"MaxPool", "Reshape", "Resize", "Squeeze", "Transpose",
 _RESCALE = frozenset({"Add", "Mul", "Concat", "AveragePool", "GlobalAveragePool", "LeakyRelu"})
 JOINING = _SAME_SCALE | _RESCALE
 """Operators without weights that go along between quantized ones."""
+COMPUTING = _RESCALE | {"MaxPool", "Resize"}
+"""Those of them that do more than change a shape."""
 
 # Activations that the rounding before them does, if the range is clipped likewise.
 _ABSORBED = frozenset({"Relu", "Clip"})
 
 Refuse = Callable[[str, ir.Node, str], None]
 
-# Measured with ONNX Runtime 1.31 on AVX-512 VNNI, one thread: the int8 kernel gains nothing on an
-# image of this few channels under a small kernel (3 x 3 x 3), and loses time on narrow groups. But
-# pooling uint8 is slow unless its input comes from an int8 kernel, whose layout it then shares.
-_IMAGE_CHANNELS = 4
-_IMAGE_PRODUCTS = 64
+# Measured with ONNX Runtime 1.31 on AVX-512 VNNI, one thread: the int8 kernel loses time on groups
+# narrower than this.
 _GROUP_CHANNELS = 32
 # A Conv that gives a single pixel (as in squeeze-and-excitation) is work worth quantizing only
 # for weights of at least this size.
@@ -186,7 +188,7 @@ def _forward(
         inputs = _data_inputs(node)
         given = result_of(node)
         taken = given in wanted and not given.is_graph_output()
-        if node in joining and not all(node.inputs[index] in carried for index in inputs):
+        if node in joining and not _is_fed([node.inputs[i] for i in inputs], carried, node):
             continue
         if node in joining and not (taken or _needs_no_user(node)):
             continue
@@ -203,13 +205,28 @@ def _forward(
     return plan
 
 
+def _is_fed(values: list[ir.Value | None], carried: set[ir.Value | None], node: ir.Node) -> bool:
+    """Whether all that an operator takes is uint8 already, but for the gate of a Mul."""
+    gates = {value for value in values if _is_gate(value)} if node.op_type == "Mul" else set()
+    return all(value in carried for value in values if value not in gates) and not (
+        gates.issuperset(values)
+    )
+
+
+def _is_gate(value: ir.Value | None) -> bool:
+    """Whether a value is computed and has a single number a channel."""
+    if value is None or value.shape is None or is_constant(value):
+        return False
+    return value.shape.rank() > 2 and _pixels(value) == 1
+
+
 def _is_product(node: ir.Node) -> bool:
     return node.op_type in ("MatMul", "Gemm")
 
 
 def _needs_no_user(node: ir.Node) -> bool:
     """Whether an operator between quantized ones pays even if its result is wanted as float."""
-    if node.op_type == "Add":
+    if node.op_type in ("Add", "GlobalAveragePool"):
         return not result_of(node).is_graph_output()
     return _is_product(node)
 
@@ -266,21 +283,13 @@ def _unsuitable(node: ir.Node) -> str | None:
     if node.op_type != "Conv":
         return None
     shape = weights.array.shape
-    result = result_of(node)
-    if result.is_graph_output():
+    if result_of(node).is_graph_output():
         return "its result is an output of the model"
     if is_depthwise(node):
         return None
     group = node.attributes.get("group")
-    if group is not None and group.as_int() > 1:
-        if shape[1] < _GROUP_CHANNELS:
-            return "narrow groups: int8 is slower"
-    elif (
-        shape[1] < _IMAGE_CHANNELS
-        and np.prod(shape[1:]) < _IMAGE_PRODUCTS
-        and not any(user.op_type == "MaxPool" for user in result.consumers())
-    ):
-        return "few input channels and a small kernel: int8 is no faster"
+    if group is not None and group.as_int() > 1 and shape[1] < _GROUP_CHANNELS:
+        return "narrow groups: int8 is slower"
     if _pixels(node.outputs[0]) == 1 and np.prod(shape) < _SMALL_WEIGHTS:
         return "one pixel and few weights: int8 is no faster"
     return None

@@ -16,13 +16,17 @@ from burnish.backends.int8 import Int8Form
 from burnish.errors import InputError
 from burnish.passes.base import Pass
 from burnish.passes.context import PassContext
+from burnish.passes.edit import remove_unused
 from burnish.passes.options import option
 from burnish.passes.quant.before import place_before
 from burnish.passes.quant.correct import mean_shift
+from burnish.passes.quant.fill import fill_channels, missing_channels
 from burnish.passes.quant.insert import add_initializer, digest, drop_unused, make_node
 from burnish.passes.quant.integers import ACTIVATIONS, WEIGHTS, Integers, integers_for
 from burnish.passes.quant.observers import METHODS, observer
 from burnish.passes.quant.placement import JOINING, Plan, Refuse, Step, place
+from burnish.passes.quant.pools import RULE as POOL_MEAN
+from burnish.passes.quant.pools import is_pool, make_pool
 from burnish.passes.quant.ranges import Observed, Ranges, calibrate
 from burnish.passes.quant.ready import mark_quantized, passed_through, raise_opset
 from burnish.passes.quant.scheme import QuantParams, bias_params, fit_bias
@@ -51,6 +55,7 @@ class QuantStatic(Pass):
     rule_names: ClassVar[tuple[str, ...]] = (
         *(f"quant-{op.lower()}" for op in (*WEIGHTED, *sorted(JOINING))),
         KEEP_FLOAT,
+        POOL_MEAN,
     )
     lossless: ClassVar[bool] = False
 
@@ -110,6 +115,11 @@ class QuantStatic(Pass):
             weights=self.weights,
             power_of_two=self.power_of_two,
         )
+        for node in model.graph if form.results else ():
+            if is_pool(node):
+                with ctx.rewrite(POOL_MEAN, node) as go:
+                    if go:
+                        make_pool(node)
         plan = self._plan(model, form, ctx.refuse)
         if not plan.steps:
             return
@@ -136,6 +146,7 @@ class QuantStatic(Pass):
                 if go:
                     editor.quantize(step)
                     mark_quantized(model)
+        editor.clean_up()
         for node in tuple(model.graph) if form.results else ():
             if is_exposed(node):
                 with ctx.rewrite(KEEP_FLOAT, node) as go:
@@ -276,6 +287,11 @@ class _Editor:
                 if user is not self._quantizer(pair):
                     user.replace_input_with(index, pair)
 
+    def clean_up(self) -> None:
+        """Remove pairs that lost their users."""
+        made = (pair.producer() for pair in self.pairs.values())
+        remove_unused([node for node in made if node is not None])
+
     def _quantize_weights(self, node: ir.Node, source: ir.Value) -> None:
         weights = weights_of(node)
         assert isinstance(weights, Weights)
@@ -309,8 +325,12 @@ class _Editor:
                 held = add_initializer(self.graph, f"{name}_corrected", bias)
             node.resize_inputs(3)
             node.replace_input_with(2, held)
+        array = weights.array
+        missing = missing_channels(node, array) if self.form.results else 0
+        if missing:
+            array = fill_channels(node, array, missing)
         name = _name(old[0], node)
-        node.replace_input_with(1, self._constant(node, name, weights.array, scheme))
+        node.replace_input_with(1, self._constant(node, name, array, scheme))
         for name in ("alpha", "beta"):  # of a Gemm: multiplied in
             node.attributes.pop(name, None)
         drop_unused(old)

@@ -50,7 +50,7 @@ def test_with_data_conv_is_static_and_gemm_dynamic(
     model = build(MIXED, **MIXED_WEIGHTS)
     before = model.clone()
     ctx = run_pass("quant", model, calibration=samples(model, 2, 8, 8, 8, count=32))
-    assert rewrites(ctx) == {"quant-conv": 1, "quant-gemm": 1}
+    assert rewrites(ctx) == {"quant-conv": 1, "quant-globalaveragepool": 1, "quant-gemm": 1}
     assert ctx.warnings == []
     assert error(before, model) < 0.03
 

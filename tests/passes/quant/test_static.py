@@ -309,22 +309,88 @@ def test_a_depthwise_convolution_goes_along_between_others(
     assert (run["QLinearConv"], run["Clip"]) == (3, 0)
 
 
-def test_a_gated_depthwise_convolution_stays_float(build: Build, samples: Samples) -> None:
-    """Its result is wanted by nothing quantized: the product with a float gate stays float."""
-    text = """g (float[N,16,8,8] x) => (float[N,16,8,8] y) {
-        a = Conv(x, w1)
-        r = Relu(a)
-        d = Conv <group = 16, pads = [1, 1, 1, 1]> (r, wd)
-        m = GlobalAveragePool(d)
-        g = HardSigmoid(m)
-        p = Mul(d, g)
-        c = Conv(p, w2)
-        y = Softplus(c)
-    }"""
-    model = build(text, w1=(16, 16, 1, 1), wd=(16, 1, 3, 3), w2=(16, 16, 1, 1))
+GATED = """g (float[N,16,8,8] x) => (float[N,16,8,8] y) {
+    a = Conv(x, w1)
+    r = Relu(a)
+    d = Conv <group = 16, pads = [1, 1, 1, 1]> (r, wd)
+    m = MEAN(d)
+    g = HardSigmoid(m)
+    p = Mul(d, g)
+    c = Conv(p, w2)
+    y = Softplus(c)
+}"""
+
+
+@pytest.mark.parametrize("mean", ["GlobalAveragePool", "ReduceMean <axes = [-1, 2]> "])
+def test_a_gate_is_rounded_for_the_map_that_it_scales(
+    build: Build, samples: Samples, census: Census, error: Error, mean: str
+) -> None:
+    opset = 21 if mean == "GlobalAveragePool" else 17
+    shapes = {"w1": (16, 16, 1, 1), "wd": (16, 1, 3, 3), "w2": (16, 16, 1, 1)}
+    model = build(GATED.replace("MEAN", mean), opset, **shapes)
+    before = model.clone()
     ctx = run_pass(QuantStatic(), model, calibration=samples(model, 2, 16, 8, 8))
-    assert rewrites(ctx) == {"quant-conv": 2}
-    assert refusals(ctx) == {"quant-conv": {"depthwise, and not between quantized operators": 1}}
+    pooled = {} if mean == "GlobalAveragePool" else {"pool-mean": 1}
+    int8 = {"quant-conv": 3, "quant-mul": 1, "quant-globalaveragepool": 1}
+    assert rewrites(ctx) == int8 | pooled
+    assert error(before, model) < BOUND
+    run = census(model)
+    assert (run["QLinearConv"], run["QLinearMul"], run["QLinearGlobalAveragePool"]) == (3, 1, 1)
+    assert run["Conv"] == run["Mul"] == run["ReduceMean"] == 0
+
+
+@pytest.mark.parametrize("axes", ["[2]", "[1, 2, 3]"])
+def test_other_means_are_no_pools(build: Build, samples: Samples, axes: str) -> None:
+    model = build(
+        GATED.replace("MEAN", f"ReduceMean <axes = {axes}> "),
+        17,
+        w1=(16, 16, 1, 1),
+        wd=(16, 1, 3, 3),
+        w2=(16, 16, 1, 1),
+    )
+    ctx = run_pass(QuantStatic(), model, calibration=samples(model, 2, 16, 8, 8))
+    assert "pool-mean" not in rewrites(ctx)
+
+
+@pytest.mark.parametrize(("channels", "kernel"), [(1, (3, 3)), (3, (3, 3)), (3, (7, 5)), (2, (3,))])
+def test_an_image_gets_four_channels(
+    build: Build,
+    samples: Samples,
+    census: Census,
+    error: Error,
+    channels: int,
+    kernel: tuple[int, ...],
+) -> None:
+    """A multiple of four products behind each output: their copying takes twice as long if not."""
+    sizes = ",".join(["12"] * len(kernel))
+    pads = [size // 2 for size in kernel] * 2
+    model = build(
+        f"""g (float[N,{channels},{sizes}] x) => (float[N,8,{sizes}] y) {{
+            a = Conv <pads = {pads}> (x, w)
+            y = Softplus(a)
+        }}""",
+        w=(8, channels, *kernel),
+    )
+    before = model.clone()
+    shape = (2, channels, *[12] * len(kernel))
+    run_pass(QuantStatic(), model, calibration=samples(model, *shape))
+    assert error(before, model) < BOUND
+    run = census(model)
+    assert (run["QLinearConv"], run["Pad"], run["Conv"]) == (1, 1, 0)
+    (weights,) = (v.shape for v in model.graph.initializers.values() if v.name == "w_int8")
+    assert weights == (8, 4, *kernel)
+    quantizers = [n for n in model.graph if n.op_type == "QuantizeLinear"]
+    assert len(quantizers) == 2  # of the input and of the result: nothing is left over
+
+
+def test_whole_groups_of_products_are_not_filled(build: Build, samples: Samples) -> None:
+    text = """g (float[N,2,8,8] x) => (float[N,8,8,8] y) {
+        a = Conv <pads = [0, 0, 1, 1]> (x, w)
+        y = Softplus(a)
+    }"""
+    model = build(text, w=(8, 2, 2, 2))
+    run_pass(QuantStatic(), model, calibration=samples(model, 2, 2, 8, 8))
+    assert not any(node.op_type == "Pad" for node in model.graph)
 
 
 @pytest.mark.parametrize("op", ["MatMul", "Gemm"])
@@ -394,7 +460,6 @@ ONE_CONV = """g (float[N,{c},8,8] x) => (float[N,{k},8,8] y) {{
     [
         (16, (16, 1, 3, 3), 16, "depthwise, and not between quantized operators"),
         (16, (16, 4, 3, 3), 4, "narrow groups: int8 is slower"),
-        (3, (16, 3, 3, 3), 1, "few input channels and a small kernel: int8 is no faster"),
         (16, np.full((16, 16, 3, 3), np.nan, np.float32), 1, "its weights are not finite"),
     ],
 )
@@ -419,7 +484,7 @@ def test_squeeze_and_excitation_stays_float(build: Build, samples: Samples) -> N
     }"""
     model = build(text, w1=(16, 16, 1, 1), w2=(16, 16, 1, 1))
     ctx = run_pass(QuantStatic(), model, calibration=samples(model, 1, 16, 8, 8))
-    assert rewrites(ctx) == {"quant-conv": 1}
+    assert rewrites(ctx) == {"quant-conv": 1, "quant-globalaveragepool": 1}
     assert refusals(ctx) == {"quant-conv": {"one pixel and few weights: int8 is no faster": 1}}
 
 
