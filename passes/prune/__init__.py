@@ -110,13 +110,15 @@ class Prune(Pass):
             f"criterion={self.criterion}": self.criterion != "magnitude",
             pattern: self._pattern != Blocks(),
             "steps": self.steps > 1,
+            "recover=false": not self.recover,
         }
         for first, second in itertools.combinations([name for name in given if given[name]], 2):
             decided = isinstance(self._pattern, Kept) and second == pattern
             if (
-                "threshold" in (first, second)
+                ("threshold" in (first, second) and second != "recover=false")
+                or (first, second) == ("steps", "recover=false")
                 or (decided and not first.startswith("criterion"))
-                or (first == "scope=global" and second != "steps")
+                or (first == "scope=global" and second.startswith(("criterion", "pattern")))
             ):
                 raise InputError(f"options {first!r} and {second!r} exclude each other")
 
@@ -174,11 +176,6 @@ class Prune(Pass):
                 f"prune{{{next(filter(None, wanted))}}} needs calibration data",
                 hint="give sample inputs with --calib",
             )
-        if self.steps > 1 and not self.recover:
-            raise InputError(
-                "options 'steps' and 'recover=false' exclude each other",
-                hint="steps are there to recover in between",
-            )
 
     def _weights(self, model: ir.Model, ctx: PassContext) -> list[Weight]:
         reasons: Counter[str] = Counter()
@@ -235,10 +232,10 @@ class Prune(Pass):
     def _ratios(self, model: ir.Model, weights: Sequence[Weight], ctx: PassContext) -> _Ratios:
         if self.scope != "sensitivity":
             return {weight.name: self._sparsity for weight in weights}
-        from burnish.passes.prune.ratios import SAMPLES, allocate, scan
+        from burnish.passes.prune.ratios import allocate, sample_count, scan
 
         assert ctx.calibration is not None
-        samples = list(itertools.islice(ctx.calibration, SAMPLES))
+        samples = list(itertools.islice(ctx.calibration, sample_count(len(weights))))
 
         def zeroing(weight: Weight, ratio: float) -> Zeroing:
             return selection.smallest(weight, ratio, self._pattern)

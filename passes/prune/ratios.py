@@ -26,6 +26,15 @@ RATIOS = (0.25, 0.5, 0.7, 0.85, 1.0)
 SAMPLES = 8
 """Most samples the model is run on, for each ratio of each weight."""
 
+RUNS = 2000
+"""Most runs of the model in all, but for one of each ratio of each weight."""
+
+
+def sample_count(weights: int) -> int:
+    """Return on how many samples to run the model, for each ratio of so many weights."""
+    return min(max(RUNS // (len(RATIOS) * max(weights, 1)), 1), SAMPLES)
+
+
 Costs = Mapping[str, Mapping[float, float]]
 """Weight -> ratio -> relative RMS error of the model's outputs."""
 

@@ -244,6 +244,65 @@ def test_weights_in_subgraphs_and_of_outer_scopes() -> None:
     assert np.count_nonzero(array_of(model, "w") == 0) == 128
 
 
+@pytest.mark.parametrize(
+    ("text", "shape", "axis"),
+    [
+        ("y = MatMul(x, w)", (32, 16), 0),
+        ("y = Gemm <transB = 1> (x, w)", (16, 32), 1),
+        ("y = Gemm (x, w)", (32, 16), 0),
+        ("t = Transpose <perm = [1, 0]> (w)  y = MatMul(x, t)", (16, 32), 1),
+        ("t = Identity(w)  y = MatMul(x, t)", (32, 16), 0),
+        ("t = Transpose <perm = [1, 0]> (x)  y = MatMul(w, t)", (16, 32), 1),
+        ("t = Transpose <perm = [1, 0]> (x)  y = Gemm <transA = 1> (w, t)", (32, 16), 0),
+    ],
+)
+@pytest.mark.parametrize("criterion", ["magnitude", "random"])
+def test_patterns_run_along_what_is_summed_over(
+    text: str, shape: tuple[int, ...], axis: int, criterion: str
+) -> None:
+    model = with_weights(f"g (float[N,32] x) => (float[M,K] y) {{ {text} }}", w=normal(*shape))
+    before = np.moveaxis(array_of(model, "w"), axis, -1).reshape(-1, 4)
+    run_pass(f"prune{{pattern=2:4 criterion={criterion}}}", model)
+    after = np.moveaxis(array_of(model, "w"), axis, -1).reshape(-1, 4)
+    assert ((after == 0).sum(axis=1) == 2).all()
+    if criterion == "magnitude":
+        smallest = np.sort(np.abs(before), axis=1)[:, 2:]
+        np.testing.assert_array_equal(np.sort(np.abs(after), axis=1)[:, 2:], smallest)
+
+
+def test_patterns_of_convolutions_run_along_channels() -> None:
+    model = with_weights(CONV.replace("{group}", "1"), w=normal(16, 8, 3, 3))
+    run_pass("prune{pattern=1:4}", model)
+    groups = np.moveaxis(array_of(model, "w"), 1, -1).reshape(-1, 4)
+    assert ((groups == 0).sum(axis=1) == 3).all()
+    text = CONV.replace("{group}", "2").replace("Conv", "ConvTranspose")
+    model = with_weights(text, w=normal(8, 16, 3, 3))
+    run_pass("prune{pattern=2:4}", model)
+    groups = np.moveaxis(array_of(model, "w"), 0, -1).reshape(-1, 4)
+    assert ((groups == 0).sum(axis=1) == 2).all()
+
+
+@pytest.mark.parametrize(
+    ("text", "shape", "options", "reason"),
+    [
+        ("y = MatMul(x, w)", (30, 16), "pattern=2:4", "its inputs are no multiple of 4"),
+        ("y = MatMul(x, w)", (32, 15), "pattern=block:2x2", "not a multiple of 2x2 blocks"),
+        (
+            "s = Constant <value_ints = [32, 16]> ()  t = Reshape(w, s)  y = MatMul(x, t)",
+            (512, 1),
+            "pattern=2:4",
+            "its weights are reshaped",
+        ),
+    ],
+)
+def test_says_why_a_weight_has_no_pattern(
+    text: str, shape: tuple[int, ...], options: str, reason: str
+) -> None:
+    model = with_weights(f"g (float[N,K] x) => (float[N,M] y) {{ {text} }}", w=normal(*shape))
+    ctx = run_pass(f"prune{{{options}}}", model)
+    assert refusals(ctx) == {"prune-magnitude": {reason: 1}}
+
+
 CONV = "g (float[1,8,6,6] x) => (float[1,K,H,W] y) { y = Conv <group = {group}> (x, w) }"
 
 
@@ -379,7 +438,21 @@ def test_a_pattern_that_matches_nothing_is_an_error() -> None:
         ("prune{sparsity=1.5}", "1.5 is outside float 0..1"),
         ("prune{sparsity=nan}", "nan is outside float 0..1"),
         ("prune{threshold=-1}", "-1.0 is outside float 0.."),
-        ("prune{scope=channel}", "'channel' is not one of layer|global"),
+        ("prune{threshold=inf}", "option 'threshold': inf is not finite"),
+        ("prune{threshold=nan}", "nan is outside float 0.."),
+        ("prune{pattern=2:4 sparsity=0.5}", "'sparsity' and 'pattern=2:4' exclude each other"),
+        ("prune{pattern=2:4 scope=global}", "'scope=global' and 'pattern=2:4' exclude each other"),
+        ("prune{pattern=2:4 threshold=1}", "'threshold' and 'pattern=2:4' exclude each other"),
+        ("prune{pattern=4:2}", "option 'pattern': '4:2' keeps nothing, or everything"),
+        ("prune{pattern=half}", "option 'pattern': 'half' is no pattern"),
+        ("prune{scope=global criterion=wanda}", "'scope=global' and 'criterion=wanda' exclude"),
+        ("prune{scope=global pattern=block:2x2}", "'scope=global' and 'pattern=block:2x2' exclude"),
+        ("prune{threshold=1 criterion=random}", "'threshold' and 'criterion=random' exclude"),
+        ("prune{threshold=1 scope=sensitivity}", "'threshold' and 'scope=sensitivity' exclude"),
+        ("prune{steps=0}", "0 is outside int 1..100"),
+        ("prune{steps=2 recover=false}", "'steps' and 'recover=false' exclude each other"),
+        ("prune{criterion=l1}", "'l1' is not one of magnitude|"),
+        ("prune{scope=channel}", "'channel' is not one of layer|global|sensitivity"),
         ("prune{ops=Softmax}", "'Softmax' is not one of Conv|"),
     ],
 )
