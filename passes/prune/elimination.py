@@ -24,10 +24,12 @@ from numpy.typing import NDArray
 
 from burnish.passes.calibration import CalibrationSource
 from burnish.passes.prune.coupling import Group, Indices, Units
-from burnish.passes.quant.collect import Progress
+from burnish.passes.prune.moments import Columns, Second
+from burnish.passes.quant.collect import Progress, Watcher, collect
 from burnish.passes.reconstruct.compensate import damped
+from burnish.passes.reconstruct.gram import Rows
 from burnish.passes.reconstruct.layer import Layer, bias_place, gram_bytes, layers_of
-from burnish.passes.reconstruct.observe import Moments, observe
+from burnish.passes.reconstruct.observe import BUDGET, Moments
 
 Wide = NDArray[np.float64]
 
@@ -174,23 +176,59 @@ def readers_of(
     layers = [layer for layer in layers_of(model) if layer.groups == 1]
     layers = [layer for layer in layers if gram_bytes(layer) <= WIDEST]
     places = [[_place(units, group, layer) for layer in layers] for group in groups]
-    wanted = [
+    wanted: list[_Wanted] = [
         (number, layer, place)
         for number, own in enumerate(places)
         for layer, place in zip(layers, own, strict=True)
         if place is not None
     ]
-    seen = observe(model, [layer for _, layer, _ in wanted], samples, progress=progress)
-    pending = zip(wanted, seen, strict=True)
+    read = _moments(model, wanted, samples, progress)
+    pending = zip(wanted, read, strict=True)
     current = next(pending, None)
     for number in range(len(groups)):
         found = []
         while current is not None and current[0][0] == number:
-            (_, layer, place), (_, evidence) = current
-            assert place is not None
-            found.append(Reader.of(layer, place, evidence.fit))
+            (_, layer, place), moments = current
+            found.append(Reader.of(layer, place, moments))
             current = next(pending, None)
         yield found
+
+
+_Wanted = tuple[int, Layer, Indices]
+
+
+def _moments(
+    model: ir.Model,
+    wanted: Sequence[_Wanted],
+    samples: CalibrationSource,
+    progress: Progress | None,
+) -> Iterator[Moments]:
+    """Yield what each layer is fed; as many are watched together as fit."""
+    length = samples.known_length or len(samples)
+    rest = list(wanted)
+    while rest:
+        room = BUDGET
+        together: dict[tuple[str, Rows], Second] = {}
+        keys: list[tuple[str, Rows]] = []
+        for _, layer, _ in rest:
+            key = (layer.inputs[0].name or "", layer.cut)
+            room -= gram_bytes(layer) // 2 * (key not in together)
+            if keys and room < 0:
+                break
+            keys.append(key)
+            if key not in together:
+                columns = Columns(layer.cut, layer.fan_in, length, len(together))
+                few = length < 8
+                together[key] = Second(columns, 1, layer.fan_in, all_samples=few)
+        watchers: dict[str, list[Watcher]] = {}
+        for (name, _), second in together.items():
+            watchers.setdefault(name, []).append(second)
+        collect(model, watchers, samples, progress=progress)
+        for at, key in enumerate(keys):
+            yield together[key].moments
+            if key not in keys[at + 1 :]:
+                del together[key]
+        rest = rest[len(keys) :]
 
 
 def _place(units: Units, group: Group, layer: Layer) -> Indices | None:

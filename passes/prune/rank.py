@@ -25,7 +25,7 @@ from burnish.passes.prune.plan import Candidate, Counts, Curve
 if TYPE_CHECKING:
     from burnish.passes.prune.trials import Trials
 
-_MEASURED = 5
+MEASURED = 4
 """Points of a curve that are measured; what lies between is interpolated."""
 
 
@@ -149,5 +149,5 @@ def _by_elimination(
 
 def _measured(stops: Counts) -> list[int]:
     """Choose some of all stops but none gone, the last among them."""
-    at = np.linspace(0, stops.size - 1, min(_MEASURED, stops.size - 1) + 1).round().astype(int)
+    at = np.linspace(0, stops.size - 1, min(MEASURED, stops.size - 1) + 1).round().astype(int)
     return [int(stop) for stop in stops[at[1:]]]

@@ -21,6 +21,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import groupby
 from typing import Any
 
@@ -31,6 +32,7 @@ from numpy.typing import NDArray
 from burnish.passes.calibration import CalibrationSource
 from burnish.passes.constant import as_array
 from burnish.passes.prune.cut import Cut
+from burnish.passes.prune.moments import Batch, Columns
 from burnish.passes.quant.collect import Progress
 from burnish.passes.reconstruct.judge import Account, Verdict
 from burnish.passes.reconstruct.layer import Layer, bias_place, gram_bytes, layers_of, shift_bias
@@ -41,9 +43,6 @@ Wide = NDArray[np.float64]
 
 DAMPINGS = (1e-1, 1e-2, 1e-3, 1e-4)
 """Shares of the mean variance of the inputs that are added to each."""
-
-ROWS = 64
-"""Columns of X kept of all samples together, for each number in one; drawn where there are more."""
 
 WIDEST = 2 << 30
 """Bytes of moments beyond which a layer is left as it is."""
@@ -224,7 +223,7 @@ class _Moments:
         second: Sum of x x^T, [G, K + 1, K + 1].
         cross: Sum of r x^T, [G, O / G, K + 1].
         missing: Sum of r^2.
-        size: Sum of squares of what is aimed at, less its mean square.
+        count: Columns seen.
     """
 
     def __init__(self, groups: int, features: int, outputs: int) -> None:
@@ -237,8 +236,7 @@ class _Moments:
 
     def add(self, x: Wide, missing: Wide, aim: Wide) -> None:
         """Observe x [G, n, K + 1], r [G, n, O / G] and what is aimed at."""
-        turned = x.transpose(0, 2, 1)
-        self.second += turned @ x
+        self.second += x.transpose(0, 2, 1) @ x
         self.cross += missing.transpose(0, 2, 1) @ x
         self.missing += float(np.vdot(missing, missing))
         self.first += aim.sum(1)
@@ -247,6 +245,7 @@ class _Moments:
 
     @property
     def size(self) -> float:
+        """Sum of squares of what is aimed at, less its mean."""
         return max(self.square - float(np.vdot(self.first, self.first)) / max(self.count, 1), 0.0)
 
     def error(self, change: Wide) -> float:
@@ -261,37 +260,38 @@ class _Dealt:
     def __init__(self, target: Target, length: int, seed: int) -> None:
         self.target = target
         layer = target.layer
-        self.cut = layer.cut
         self.rows = layer.rows.astype(np.float64)
         self.bias = _bias(layer)
         groups, outputs, features = self.rows.shape
+        self.columns = Columns(layer.cut, features, length * len(target.aims), seed)
         self.fit = _Moments(groups, features, outputs)
         self.held = _Moments(groups, features, outputs)
-        self.most = max(16, -(-ROWS * features // max(length * len(target.aims), 1)))
-        self.rng = np.random.default_rng(seed)
+        self._batches = [Batch(partial(self._add, to)) for to in (self.fit, self.held)]
         self.index = 0
 
     def update(self, pairs: Sequence[tuple[Array, Array]]) -> None:
         """Observe inputs and what is aimed at, of each of the layer's operators on one sample."""
-        moments = self.held if is_held_out(self.index) else self.fit
+        batch = self._batches[is_held_out(self.index)]
         self.index += 1
         for array, aim in pairs:
-            x = np.concatenate(list(self.cut(array)), axis=1)
-            y = self._columns(aim, x.shape[1])
-            if x.shape[1] > self.most:
-                chosen = np.sort(self.rng.choice(x.shape[1], self.most, replace=False))
-                x, y = x[:, chosen], y[:, chosen]
-            wide = np.concatenate([x, np.ones((*x.shape[:2], 1))], axis=2, dtype=np.float64)
-            wanted = y.astype(np.float64)
-            missing = wanted - wide[:, :, :-1] @ self.rows.transpose(0, 2, 1) - self.bias
-            moments.add(wide, missing, wanted)
+            x, chosen = self.columns.of(array)
+            batch.add(x, self._outputs(aim)[:, chosen].astype(np.float64))
 
-    def _columns(self, aim: Array, count: int) -> Array:
+    def flush(self) -> None:
+        """Add up what is kept."""
+        for batch in self._batches:
+            batch.flush()
+
+    def _add(self, moments: _Moments, x: Wide, aim: Wide) -> None:
+        missing = aim - x[:, :, :-1] @ self.rows.transpose(0, 2, 1) - self.bias
+        moments.add(x, missing, aim)
+
+    def _outputs(self, aim: Array) -> Array:
         """Return an output as [G, n, O / G], in the order of the input's columns."""
         groups, outputs, _ = self.rows.shape
         if self.target.layer.node.op_type == "Conv":
             aim = np.moveaxis(aim, 1, -1)
-        return aim.reshape(count, groups, outputs).transpose(1, 0, 2)
+        return aim.reshape(-1, groups, outputs).transpose(1, 0, 2)
 
 
 def _bias(layer: Layer) -> Wide:
@@ -386,6 +386,7 @@ def _up_to(model: ir.Model, names: Sequence[str]) -> ir.Model:
 
 
 def _fit(dealt: _Dealt, account: Account) -> None:
+    dealt.flush()
     fit, held, target = dealt.fit, dealt.held, dealt.target
     if not held.count:
         held = fit

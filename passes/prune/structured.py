@@ -23,7 +23,7 @@ from burnish.passes.prune.coupling import Units, couplings_of
 from burnish.passes.prune.cut import Cut
 from burnish.passes.prune.importance import CRITERIA, is_matrix
 from burnish.passes.prune.plan import CONVOLUTIONS, Candidate, Cost, Counts
-from burnish.passes.prune.rank import Ranking, rank
+from burnish.passes.prune.rank import MEASURED, Ranking, rank
 from burnish.passes.prune.weights import QUANTIZED, check_patterns, is_quantized
 from burnish.passes.shapes import infer_shapes
 
@@ -195,7 +195,8 @@ class Structured(Pass):
                     f"{self.name}: scope=measured needs calibration data",
                     hint="give --calibration, or use scope=global",
                 )
-            trials = Trials(model, units, samples)
+            work = Cost(model, units, candidates, "flops").total * MEASURED * len(candidates)
+            trials = Trials(model, units, samples, work)
         return rank(model, units, candidates, criterion, trials, ctx)
 
     def _choose(

@@ -24,8 +24,11 @@ from burnish.passes.reconstruct.layer import layers_of, shift_bias
 from burnish.passes.reconstruct.observe import is_held_out
 from burnish.passes.sketch import Array
 
-SAMPLES = 64
-"""Held-out samples to run each trial on, at most."""
+SAMPLES = 8, 64
+"""Held-out samples to run each trial on, at least and at most."""
+
+OPERATIONS = 2e12
+"""Floating-point operations of all trials together, beyond which there are fewer samples."""
 
 BYTES = 64 << 20
 """Of those samples and their outputs."""
@@ -38,9 +41,12 @@ class Trials:
         model: As analyzed; it is not changed.
         units: The analysis.
         samples: Held-out ones are run on; of very few, all.
+        operations: Of one run, times the trials there will be.
     """
 
-    def __init__(self, model: ir.Model, units: Units, samples: CalibrationSource) -> None:
+    def __init__(
+        self, model: ir.Model, units: Units, samples: CalibrationSource, operations: float
+    ) -> None:
         self.model = model
         self.units = units
         self.feeds: list[Mapping[str, Array]] = []
@@ -56,13 +62,14 @@ class Trials:
                 hint="give scope=group",
             )
         room = BYTES
+        most = int(np.clip(OPERATIONS / max(operations, 1), *SAMPLES))
         with session(model, optimize="all") as whole:
             for number, feeds in _chosen(samples):
                 outputs = _run(whole, feeds, self.names, number)
                 self.feeds.append(feeds)
                 self.wanted.append(outputs)
                 room -= sum(array.nbytes for array in (*feeds.values(), *outputs.values()))
-                if len(self.feeds) == SAMPLES or room <= 0:
+                if len(self.feeds) == most or room <= 0:
                     break
         self.spread = {name: _spread([each[name] for each in self.wanted]) for name in self.names}
 
