@@ -208,7 +208,7 @@ def test_operators_of_an_old_opset_are_upgraded_for_sixteen_bits(
     ],
 )
 def test_what_a_target_does_not_run_is_refused(
-    build: Build, samples: Samples, target: Target, options: dict[str, str], message: str
+    build: Build, samples: Samples, target: Target, options: dict[str, Any], message: str
 ) -> None:
     """In one line, before anything is changed or any sample read."""
     model = build(PRODUCT, w=(48, 64), b=(48,))
