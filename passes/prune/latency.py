@@ -8,6 +8,7 @@ can be replayed, so that the same model comes out.
 from __future__ import annotations
 
 import hashlib
+import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -23,7 +24,8 @@ from burnish.passes.prune.plan import Candidate, Counts
 if TYPE_CHECKING:
     from burnish.backends.answers import Answer
 
-_SECONDS = 2.0
+_SECONDS = 0.7  # for one answer, unless that is too short for the fewest rounds
+_FEWEST_ROUNDS = 8
 _ROUNDS = 400
 _THREADS = 1
 
@@ -107,7 +109,12 @@ class Stopwatch:
         ):
             feeds = random_feeds(before) if samples is None else next(iter(samples))
             sides = {"before": before, "after": after}
-            found = compare(sides, feeds, repeats=_ROUNDS, warmup=3, budget=_SECONDS)["after"]
+            compare(sides, feeds, repeats=1, warmup=1)  # what is done on the first runs alone
+            started = time.perf_counter()
+            compare(sides, feeds, repeats=1, warmup=0)
+            fewest = _FEWEST_ROUNDS * (time.perf_counter() - started)
+            budget = max(_SECONDS, fewest)
+            found = compare(sides, feeds, repeats=_ROUNDS, warmup=0, budget=budget)["after"]
         return Answer(found.speedup, found.low, found.high)
 
 
