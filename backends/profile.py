@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import tempfile
 from collections import defaultdict
@@ -131,8 +130,3 @@ def by_operator(nodes: Iterable[NodeTime]) -> list[OperatorTime]:
     total = sum(map(sum, found.values())) or 1.0
     rows = [OperatorTime(op, len(s), sum(s), sum(s) / total) for op, s in found.items()]
     return sorted(rows, key=lambda row: (-row.seconds, row.op_type))
-
-
-def as_dict(rows: Iterable[OperatorTime]) -> list[dict[str, Any]]:
-    """Return plain data, ready for JSON."""
-    return [dataclasses.asdict(row) for row in rows]

@@ -18,7 +18,9 @@ import pytest
 from burnish.backends.measure import (
     BATCH,
     EXTENT,
+    _student,
     compare,
+    compare_loads,
     inference_memory,
     peak_memory,
     random_feeds,
@@ -134,6 +136,44 @@ def test_the_baseline_is_the_same_as_itself() -> None:
     assert (result["a"].low, result["a"].high, result["a"].verdict) == (1, 1, "same")
     with pytest.raises(KeyError):
         result["c"]
+
+
+class Loaded(Sleeper):
+    """A variant that is slower or faster for as long as it is loaded."""
+
+    def __enter__(self) -> Loaded:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.log.append("closed")
+
+
+def test_an_interval_over_loads_covers_what_differs_between_loads() -> None:
+    # Within a load, rounds agree to a percent; loads differ by a tenth.
+    rng = np.random.default_rng(0)
+    log: list[str] = []
+    scales = iter(rng.uniform(0.95, 1.05, 32))
+    variants = {
+        name: lambda name=name, ms=ms: Loaded(name, 1e-3 * ms * next(scales), log)
+        for name, ms in (("A", 4.0), ("B", 2.0))
+    }
+    found = compare_loads(variants, {}, loads=6, repeats=18, warmup=1)
+    assert (found.rounds, found.loads) == (18, 6)
+    assert log.count("closed") == 12
+    timing = found["B"]
+    assert timing.low < 2 < timing.high
+    assert timing.verdict == "faster"
+    assert timing.high / timing.low > 1.02
+    assert found["A"].low == found["A"].high == found["A"].speedup == 1.0
+    with pytest.raises(InputError, match="at least 1 repeat and 2 loads"):
+        compare_loads(variants, {}, loads=1)
+
+
+@pytest.mark.parametrize(
+    ("freedom", "expected"), [(1, 12.706), (4, 2.776), (7, 2.365), (30, 2.042)]
+)
+def test_students_t(freedom: int, expected: float) -> None:
+    assert _student(freedom) == pytest.approx(expected, rel=3e-3)
 
 
 # --- inputs ------------------------------------------------------------------------------------
