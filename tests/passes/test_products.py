@@ -4,15 +4,38 @@
 from __future__ import annotations
 
 import itertools
+import random
 from collections.abc import Callable
 
 import onnx_ir as ir
 import pytest
 import sympy  # type: ignore[import-untyped]
 
-from burnish.passes.products import Size, largest, product, quotient
+from burnish.passes.products import (
+    Size,
+    _minus,
+    _names,
+    _over,
+    _plus,
+    largest,
+    product,
+    quotient,
+)
 
-TEXTS = ["a", "B_1", "4*a", "3*a*b", "a*b", "a**2", "a + 1", "floor(a/2)", "Max(1, a)", "0", "6"]
+TEXTS = [
+    "a",
+    "B_1",
+    "4*a",
+    "3*a*b",
+    "a*b",
+    "a**2",
+    "a + 1",
+    "floor(a/2)",
+    "p.a.1",
+    "Max(1, a)",
+    "0",
+    "6",
+]
 SIZES = [*map(ir.SymbolicDim, TEXTS), ir.SymbolicDim(None), *range(13)]
 
 
@@ -55,3 +78,33 @@ def test_what_is_answered() -> None:
     assert largest(0, a) == a
     assert largest(1, a) is None
     assert product([ir.SymbolicDim(None), 2]) is None
+
+
+@pytest.mark.parametrize("name", ["H", "N_1", "p2o.DynamicDimension.1"])
+@pytest.mark.parametrize("seed", range(8))
+def test_sizes_behind_windows_are_the_same_as_sympy(name: str, seed: int) -> None:
+    """Additions and divisions in any order, as chains of convolutions make them."""
+    rng = random.Random(seed)
+    size: Size = ir.SymbolicDim(name)
+    for _ in range(9):
+        function, slow, number = rng.choice(
+            [
+                (_plus, lambda a, b: a + b, rng.randint(0, 9)),
+                (_minus, lambda a, b: a - b, rng.randint(0, 9)),
+                (_over, lambda a, b: a // b, rng.choice([1, 2, 2, 2, 3, 4])),
+            ]
+        )
+        assert isinstance(size, ir.SymbolicDim)
+        found = function(size, number)
+        assert isinstance(found, ir.SymbolicDim), (size, number)
+        assert str(found) == by_sympy(slow, ir.SymbolicDim(size.value), number)
+        assert _names(found) == frozenset({name})
+        size = found
+
+
+def test_what_is_left_to_sympy() -> None:
+    total = ir.SymbolicDim("a + b")
+    assert [_plus(total, 1), _minus(total, 1), _over(total, 2), _names(total)] == [None] * 4
+    assert _plus(ir.SymbolicDim(None), 1) is None
+    assert _over(ir.SymbolicDim("a"), 0) is None
+    assert _over(ir.SymbolicDim("a"), -2) is None
