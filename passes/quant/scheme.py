@@ -216,7 +216,8 @@ def fit_bias(
 def _next_power(scale: Array) -> Array:
     """Return the least power of two that is no smaller."""
     mantissa, exponent = np.frexp(scale)
-    return np.ldexp(1.0, exponent - (mantissa == 0.5))
+    power: Array = np.ldexp(1.0, exponent - (mantissa == 0.5))
+    return power
 
 
 def bias_params(weights: QuantParams, input_scale: float) -> QuantParams:

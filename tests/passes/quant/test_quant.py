@@ -3,6 +3,10 @@
 
 from __future__ import annotations
 
+import functools
+import os
+import subprocess
+import sys
 from typing import Any
 
 import numpy as np
@@ -132,6 +136,60 @@ def test_options_are_checked() -> None:
         with pytest.raises(burnish.InputError):
             Pipeline.parse(text)
     assert Quant(percentile=99.9).percentile == 99.9
+
+
+_TWICE = """
+import sys
+import burnish
+from burnish.tools import zoo
+name, count, output = sys.argv[1], int(sys.argv[2]), sys.argv[3]
+burnish.optimize(
+    zoo.fetch(name),
+    "fuse,quant{mode=static}",
+    calibration=lambda: zoo.feeds(name, count),
+    output=output,
+)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.zoo
+def test_a_transformer_gets_the_same_bytes_in_another_process(tmp_path: Any) -> None:
+    """Whatever order sets and dicts of strings have there."""
+    for seed in ("1", "2"):
+        command = [sys.executable, "-c", _TWICE, "minilm-l6-dynamo", "4", f"{seed}.onnx"]
+        subprocess.run(
+            command, cwd=tmp_path, check=True, env={**os.environ, "PYTHONHASHSEED": seed}
+        )
+    assert (tmp_path / "1.onnx").read_bytes() == (tmp_path / "2.onnx").read_bytes()
+
+
+@pytest.mark.zoo
+def test_halves_of_a_transformers_samples_merged_equal_the_whole() -> None:
+    """Every float value of MiniLM, on 6 samples and on 2 and 4 of them."""
+    from burnish import frontends
+    from burnish.passes.calibration import CalibrationSource
+    from burnish.passes.quant.collect import collect
+    from burnish.passes.quant.observers import Percentile
+    from burnish.passes.quant.ranges import float_values
+    from burnish.passes.shapes import infer_shapes
+    from burnish.tools import zoo
+
+    model = frontends.load(zoo.fetch("minilm-l6-dynamo")).model
+    infer_shapes(model)
+    feeds = list(zoo.feeds("minilm-l6-dynamo", 6))
+    names = float_values(model)
+    parts = []
+    for part in (feeds, feeds[:2], feeds[2:]):
+        watching = {name: [Percentile(99.99)] for name in names}
+        source = CalibrationSource.from_iterable(functools.partial(list, part), model.graph.inputs)
+        collect(model, watching, source)
+        parts.append(watching)
+    whole, first, second = parts
+    assert len(names) > 200
+    for name in names:
+        first[name][0].merge(second[name][0])
+        assert first[name][0].range() == whole[name][0].range(), name
 
 
 @pytest.mark.zoo
