@@ -19,7 +19,7 @@ PYTEST  := python -m pytest -q --numprocesses $(WORKERS) --dist worksteal
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo test test-source test-wheel test-all wheel lint format bench bench-fusion bench-quant docs lock clean
+.PHONY: help demo test test-source test-wheel test-all wheel lint format bench bench-fusion bench-quant bench-prune docs lock clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -68,6 +68,9 @@ bench-fusion: $(VENV)/.dev ## nodes and float32 speed of fuse beside the peers
 
 bench-quant: $(VENV)/.dev ## quantization beside ONNX Runtime's own, into docs/benchmarks.md
 	@$(BIN)/python -m burnish.tools.bench_quant $(ARGS)
+
+bench-prune: $(VENV)/.dev ## pruned models: speed and accuracy, into docs/benchmarks.md
+	@$(BIN)/python -m burnish.tools.bench_prune $(ARGS)
 
 docs: $(VENV)/.dev ## write docs/passes.md from the code
 	@$(BIN)/python -m burnish.tools.reference docs/passes.md

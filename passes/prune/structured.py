@@ -56,7 +56,7 @@ class Structured(Pass):
         help="compare within each group; across all by scores relative to the group's mean; or "
         "cut each group as far as measured outputs of the model bear it; auto: measured for a "
         "budget with calibration data, else group",
-        choices=("auto", "group", "global", "measured"),
+        choices=("auto", "group", "global", "sensitivity"),
     )
     criterion: str = option(
         "auto",
@@ -185,14 +185,14 @@ class Structured(Pass):
         if criterion == "auto":
             criterion = "l2" if samples is None else "reconstruction"
         if scope == "auto":
-            scope = "measured" if samples is not None and self.budget is not None else "group"
+            scope = "sensitivity" if samples is not None and self.budget is not None else "group"
         trials = None
-        if scope == "measured":
+        if scope == "sensitivity":
             from burnish.passes.prune.trials import Trials
 
             if samples is None:
                 raise InputError(
-                    f"{self.name}: scope=measured needs calibration data",
+                    f"{self.name}: scope=sensitivity needs calibration data",
                     hint="give --calibration, or use scope=global",
                 )
             work = Cost(model, units, candidates, "flops").total * MEASURED * len(candidates)
