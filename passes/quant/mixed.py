@@ -50,7 +50,7 @@ from burnish.passes.quant.sensitivity import (
     not_held_out,
 )
 from burnish.passes.quant.static import OBSERVED, RESIDUAL
-from burnish.passes.quant.weighted import KEEP, Weights, weights_of
+from burnish.passes.quant.weighted import KEEP, SLOWER, Weights, weights_of
 from burnish.passes.region import CannotMeasure
 from burnish.passes.shapes import infer_shapes
 from burnish.references import resolve_function
@@ -63,7 +63,6 @@ if TYPE_CHECKING:
 
 RULE = "stay-float"
 _RESIDUAL_SUMS = "int8 for residual sums"
-SLOWER = "int8 is measured slower on this machine"
 INACCURATE = "int8 costs more accuracy than max_drop allows"
 
 _OPS = ("Conv", "Gather", "Gemm", "MatMul")
@@ -407,8 +406,8 @@ class _Search:
                 without = {**self.kept, **dict.fromkeys(kinds[kind], SLOWER)}
                 count = f"{len(kinds[kind])} {kind}"
                 decision = self._ask(f"int8 for {count}", without)
-                unsure = (decision.low or math.inf) <= 1 and self.trials.is_small(kinds[kind][0])
-                if decision.chosen == "original" or unsure:
+                useless = (decision.ratio or 1) < 1 and self.trials.is_small(kinds[kind][0])
+                if decision.chosen == "original" or useless:
                     self.kept = without
         self.unless_slower()
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar
 
@@ -32,7 +32,16 @@ from burnish.passes.quant.ready import mark_quantized, passed_through, raise_ops
 from burnish.passes.quant.scheme import QuantParams, bias_params, fit_bias
 from burnish.passes.quant.shield import RULE as KEEP_FLOAT
 from burnish.passes.quant.shield import is_exposed, shield
-from burnish.passes.quant.weighted import WEIGHTED, Weights, rule_of, weights_of
+from burnish.passes.quant.stored import RULE as STORE
+from burnish.passes.quant.stored import is_storable, store
+from burnish.passes.quant.weighted import (
+    KEEP,
+    SLOWER,
+    WEIGHTED,
+    Weights,
+    rule_of,
+    weights_of,
+)
 from burnish.passes.shapes import infer_shapes
 
 OBSERVED = "burnish.observed"
@@ -56,6 +65,7 @@ class QuantStatic(Pass):
         *(f"quant-{op.lower()}" for op in (*WEIGHTED, *sorted(JOINING))),
         KEEP_FLOAT,
         POOL_MEAN,
+        STORE,
     )
     lossless: ClassVar[bool] = False
 
@@ -147,11 +157,16 @@ class QuantStatic(Pass):
                     editor.quantize(step)
                     mark_quantized(model)
         editor.clean_up()
-        for node in tuple(model.graph) if form.results else ():
+        quantized = form.results and bool(editor.pairs)
+        for node in tuple(model.graph) if quantized else ():
             if is_exposed(node):
                 with ctx.rewrite(KEEP_FLOAT, node) as go:
                     if go:
                         shield(node)
+            if is_storable(node, self.ops, self.exclude) and node.meta.get(KEEP) in (None, SLOWER):
+                with ctx.rewrite(STORE, node) as go:
+                    if go:
+                        store(node)
 
     def _plan(self, model: ir.Model, form: Int8Form, refuse: Refuse = lambda *_: None) -> Plan:
         if not form.results:
@@ -414,6 +429,11 @@ class _Editor:
             found = self.integers.activations.params(self.values[root.name or ""].range)
             self.params[root] = found
         return found
+
+    def _held(self, scheme: QuantParams) -> QuantParams:
+        """Return a scheme with the scales that the target can hold."""
+        least = np.float32(self.form.least_scale)
+        return replace(scheme, scale=np.maximum(scheme.scale, least))
 
     def _scale(self, root: ir.Value) -> tuple[ir.Value, ir.Value]:
         """Return the initializers of the scale and zero point of a value."""

@@ -18,6 +18,9 @@ WEIGHTED = ("Conv", "MatMul", "Gemm")
 KEEP = "burnish.keep_float"
 """In a node's `meta`: why it stays float, by a decision of this run."""
 
+SLOWER = "int8 is measured slower on this machine"
+"""One of those reasons; of the others, none allows the weights to be rounded."""
+
 
 @dataclass(frozen=True)
 class Weights:

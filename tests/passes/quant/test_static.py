@@ -73,7 +73,7 @@ def test_convolutions(build: Build, samples: Samples, census: Census, error: Err
     model = build(CONVS, **CONV_WEIGHTS)
     before = model.clone()
     ctx = run_pass(QuantStatic(), model, calibration=samples(model, 2, 8, 16, 16))
-    assert rewrites(ctx) == {"quant-conv": 2}
+    assert rewrites(ctx) == {"quant-conv": 2, "store-int8": 1}
     # The last one stays float: its rounded result would be the output of the model.
     assert refusals(ctx) == {"quant-conv": {"its result is an output of the model": 1}}
     pairs_are_whole(model)
@@ -474,18 +474,45 @@ def test_a_convolution_that_stays_float(
     assert structural_difference(before, model) is None
 
 
-def test_squeeze_and_excitation_stays_float(build: Build, samples: Samples) -> None:
+def test_squeeze_and_excitation_stays_float(
+    build: Build, samples: Samples, census: Census, error: Error
+) -> None:
     text = """g (float[N,16,8,8] x) => (float[N,16,8,8] y) {
         a = Conv(x, w1)
         m = GlobalAveragePool(a)
         s = Conv(m, w2)
         g = Sigmoid(s)
         y = Mul(a, g)
-    }"""
-    model = build(text, w1=(16, 16, 1, 1), w2=(16, 16, 1, 1))
+    }""".replace("[N,16,8,8] y", "[N,64,8,8] y")
+    model = build(text, w1=(64, 16, 1, 1), w2=(64, 64, 1, 1))
+    before = model.clone()
     ctx = run_pass(QuantStatic(), model, calibration=samples(model, 1, 16, 8, 8))
-    assert rewrites(ctx) == {"quant-conv": 1, "quant-globalaveragepool": 1}
+    assert rewrites(ctx) == {"quant-conv": 1, "quant-globalaveragepool": 1, "store-int8": 1}
     assert refusals(ctx) == {"quant-conv": {"one pixel and few weights: int8 is no faster": 1}}
+    # Its weights are int8 in the file alone: the runtime restores them when it loads the model.
+    stored = [v.name for v in model.graph.initializers.values() if v.dtype is ir.DataType.INT8]
+    assert {"w1_int8", "w2_stored"} <= set(stored)
+    run = census(model)
+    assert (run["Conv"] + run["FusedConv"], run["Cast"]) == (1, 0)
+    assert error(before, model) < BOUND
+
+
+@pytest.mark.parametrize("options", [{"exclude": ("make_s",)}, {"ops": ("Gemm", "MatMul")}])
+def test_what_is_float_on_purpose_is_stored_as_float(
+    build: Build, samples: Samples, options: Any
+) -> None:
+    text = """g (float[N,16,8,8] x) => (float[N,8] y) {
+        a = Conv(x, w1)
+        m = GlobalAveragePool(a)
+        s = Conv(m, w2)
+        f = Flatten(s)
+        y = Gemm(f, w3)
+    }"""
+    model = build(text, w1=(64, 16, 1, 1), w2=(64, 64, 1, 1), w3=(64, 8))
+    for node in model.graph:
+        node.name = f"make_{node.outputs[0].name}"
+    ctx = run_pass(QuantStatic(**options), model, calibration=samples(model, 1, 16, 8, 8))
+    assert "store-int8" not in rewrites(ctx)
 
 
 @pytest.mark.parametrize(
