@@ -22,7 +22,7 @@ from burnish.passes.prune.pattern import Mask, Pattern
 from burnish.passes.prune.weights import Weight
 from burnish.passes.prune.zeroing import Zeroing
 from burnish.passes.quant.collect import Progress
-from burnish.passes.reconstruct.compensate import damped
+from burnish.passes.reconstruct.compensate import ridge
 from burnish.passes.reconstruct.judge import Account, Verdict
 from burnish.passes.reconstruct.layer import Layer, layers_of, shift_bias
 from burnish.passes.reconstruct.observe import Evidence, Moments, observe
@@ -34,7 +34,7 @@ from burnish.passes.sketch import Array
 Rows = NDArray[np.float64]
 
 DAMPINGS = (1e-1, 1e-2)
-"""Shares of the mean of the inputs' moments that are added to them; see `damped`."""
+"""Shares of the mean of the inputs' moments that are added to them; see `ridge`."""
 
 Gate = Callable[[Weight, Callable[[], None]], bool]
 """Does the edit of a weight, unless it is held back; returns whether it was done."""
@@ -241,7 +241,7 @@ def _after(fitting: Fitting, zeroing: Zeroing) -> Array:
 def _refitted(rows: Rows, fit: Moments, keep: Mask, start: Rows) -> Iterator[Rows]:
     for share in DAMPINGS:
         groups = zip(rows, fit.second, keep, start, strict=True)
-        yield np.stack([refit(one, damped(h, share), mask, at) for one, h, mask, at in groups])
+        yield np.stack([refit(one, ridge(h, share), mask, at) for one, h, mask, at in groups])
 
 
 def _channels_last(features: int, taps: int) -> NDArray[np.intp]:
