@@ -103,12 +103,23 @@ class Session:
                 values = {name: _to_ort(array) for name, array in feeds.items()}
                 results = [_from_ort(v) for v in self._inner.run_with_ort_values(names, values)]
         except Exception as error:  # the runtime's exceptions share no base class
-            raise _run_error(error) from error
+            raise run_error(error) from error
         return dict(zip(names, results, strict=True))
+
+    @property
+    def inner(self) -> Any:
+        """The runtime's own session.
+
+        Raises:
+            BurnishError: the session is closed.
+        """
+        if self._inner is None:
+            raise BurnishError("the session is closed")
+        return self._inner
 
     def end_profiling(self) -> str:
         """Stop the profiler, if the session's options started it; returns the file it wrote."""
-        return str(self._inner.end_profiling())
+        return str(self.inner.end_profiling())
 
     def close(self) -> None:
         """Free the model. Further runs are errors."""
@@ -514,7 +525,8 @@ def explain(error: Exception) -> str:
     return text or type(error).__name__
 
 
-def _run_error(error: Exception) -> BurnishError:
+def run_error(error: Exception) -> BurnishError:
+    """What to raise for an exception of the runtime during a run."""
     wrong_feed = type(error).__name__ == "InvalidArgument" or isinstance(
         error, (ValueError, TypeError)
     )

@@ -31,6 +31,7 @@ class ArtifactOptions:
     max_padding: float
     pad: tuple[str, ...]
     unpad: tuple[str, ...]
+    tune_session: bool
 
     def at(self, path: str) -> ArtifactOptions:
         """The same, with the folder named by `-o DIR/`.
@@ -49,9 +50,19 @@ class ArtifactOptions:
             InputError: an option makes no sense, or makes none without an artefact.
         """
         if self.artifact is None:
-            for name in ("kind", "provider", "threads", "engine", "shapes", "pad", "unpad"):
+            for name in (
+                "kind",
+                "provider",
+                "threads",
+                "engine",
+                "shapes",
+                "pad",
+                "unpad",
+                "tune_session",
+            ):
                 if getattr(self, name):
-                    raise InputError(f"--{name} is for an artefact", hint="add --artifact DIR")
+                    option = name.replace("_", "-")
+                    raise InputError(f"--{option} is for an artefact", hint="add --artifact DIR")
             return None
         from burnish.backends.artifact.folder import Plan
         from burnish.backends.providers import parse
@@ -68,6 +79,7 @@ class ArtifactOptions:
         if len(files) > 1 or (files and ranges):
             raise InputError("--shapes names a file and more", hint="give one file, or only ranges")
         plan = Plan(Path(self.artifact), self.kind, settings, ranges=ranges, options=options)
+        plan = dataclasses.replace(plan, tune=self.tune_session)
         return self._profiled(plan, Path(files[0])) if files else plan
 
     def _profiled(self, plan: Plan, shapes: Path) -> Plan:
@@ -151,5 +163,10 @@ _OPTIONS = (
         multiple=True,
         metavar="OUTPUT:AXIS=INPUT:AXIS",
         help="Cut this axis of an output to the size the input's had.",
+    ),
+    click.option(
+        "--tune-session",
+        is_flag=True,
+        help="Search threads, layout, arena and such by measuring; record what was found.",
     ),
 )

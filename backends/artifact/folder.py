@@ -20,6 +20,7 @@ from burnish.backends.artifact.manifest import (
     digests,
     read,
 )
+from burnish.backends.artifact.measured import record
 from burnish.backends.padding import Padding
 from burnish.backends.profiles import check, choose
 from burnish.backends.settings import SessionSettings
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from burnish.backends.onnxruntime import TensorSpec
     from burnish.backends.profiles import Profile, Range
     from burnish.backends.target import Target
+    from burnish.backends.tune import Trial
 
     Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -55,6 +57,7 @@ class Plan:
         options: What else the kind takes.
         details: What the manifest is to hold beside what the kind says.
         notes: One line each, for the report.
+        tune: Whether to search `settings` by measuring; the number of threads only if it is 1.
     """
 
     path: Path
@@ -66,6 +69,7 @@ class Plan:
     options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     details: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    tune: bool = False
 
     def check(self) -> None:
         """Refuse before the work what could only fail after it.
@@ -121,6 +125,14 @@ def write(
     if plan.padding is not None:
         Padding.of(plan.padding).check(model, plan.profiles)
     kind = plan.kind or kinds.default_for(target)
+    trials: tuple[Trial, ...] = ()
+    if plan.tune:
+        if kind not in _TUNED:
+            raise InputError(
+                f"an artefact of kind {kind} has no session to tune",
+                hint=f"leave out --tune-session, or choose --kind {' or '.join(_TUNED)}",
+            )
+        plan, trials = _tuned(plan, model)
     with folder_aside(plan.path) as folder:
         built = kinds.find(kind).build(
             kinds.Request(
@@ -129,7 +141,28 @@ def write(
         )
         manifest = _manifest(plan, kind, model, target, origin, built, folder)
         (folder / MANIFEST).write_text(manifest.to_json(), encoding="utf-8")
-    return manifest, (*plan.notes, *built.warnings)
+    if trials:
+        record(plan.path, "tune-session", {"trials": [dataclasses.asdict(item) for item in trials]})
+    return manifest, (*plan.notes, *map(str, trials), *built.warnings)
+
+
+_TUNED = ("onnx", "onnx-optimized", "ort")
+
+
+def _tuned(plan: Plan, model: ir.Model) -> tuple[Plan, tuple[Trial, ...]]:
+    from burnish.backends.measure import random_feeds
+    from burnish.backends.tune import tune
+
+    first = plan.profiles[0].inputs if plan.profiles else {}
+    specs = [_spec(_tensor(value), first.get(value.name or "")) for value in _fed(model)]
+    fixed = frozenset({"threads"} if plan.settings.threads != 1 else ())
+    found = tune(model, random_feeds(_Specs(tuple(specs))), plan.settings, fixed=fixed)
+    return dataclasses.replace(plan, settings=found.settings), found.trials
+
+
+@dataclasses.dataclass(frozen=True)
+class _Specs:
+    inputs: tuple[TensorSpec, ...]
 
 
 def _manifest(
