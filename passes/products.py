@@ -71,6 +71,8 @@ def quicken(utilities: Any) -> None:
         (ir.SymbolicDim, "__sub__", _minus),
         (ir.SymbolicDim, "__mul__", _times),
         (ir.SymbolicDim, "__floordiv__", _over),
+        (ir.SymbolicDim, "__truediv__", _exactly_over),
+        (ir.SymbolicDim, "__ceil__", _whole),
         (ir.SymbolicDim, "free_symbols", _names),
     ):
         setattr(owner, name, _first(quick, getattr(owner, name)))
@@ -109,6 +111,15 @@ def _over(size: ir.SymbolicDim, other: Any) -> Size | None:
         return None
     found = _symbol(quotient(size, other))
     return _stepped(size, other) if found is None and isinstance(other, int) else found
+
+
+def _exactly_over(size: ir.SymbolicDim, other: Any) -> Size | None:
+    return _symbol(quotient(size, other)) if isinstance(other, int | ir.SymbolicDim) else None
+
+
+def _whole(size: ir.SymbolicDim) -> Size | None:
+    """Round what is a whole number."""
+    return None if _read(size) is None else size
 
 
 def _names(size: ir.SymbolicDim) -> frozenset[str] | None:

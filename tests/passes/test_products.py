@@ -13,10 +13,12 @@ import sympy  # type: ignore[import-untyped]
 
 from burnish.passes.products import (
     Size,
+    _exactly_over,
     _minus,
     _names,
     _over,
     _plus,
+    _whole,
     largest,
     product,
     quotient,
@@ -100,6 +102,21 @@ def test_sizes_behind_windows_are_the_same_as_sympy(name: str, seed: int) -> Non
         assert str(found) == by_sympy(slow, ir.SymbolicDim(size.value), number)
         assert _names(found) == frozenset({name})
         size = found
+
+
+@pytest.mark.parametrize("text", ["a", "4*a*b", "floor(a/2) + 1", "a/2", "a + b"])
+@pytest.mark.parametrize("step", [1, 2, 3])
+def test_padding_to_the_same_size(text: str, step: int) -> None:
+    """The library rounds size / step up, where a convolution pads for itself."""
+    size, plain = ir.SymbolicDim(text), sympy.sympify(ir.SymbolicDim(text)._expr)
+    divided = _exactly_over(size, step)
+    if divided is not None:
+        assert isinstance(divided, ir.SymbolicDim)
+        assert str(divided) == str(plain / step)
+    whole = _whole(size)
+    if whole is not None:
+        assert str(whole) == str(sympy.ceiling(plain))
+    assert (whole is None) == (text in ("a/2", "a + b"))
 
 
 def test_what_is_left_to_sympy() -> None:
