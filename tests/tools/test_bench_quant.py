@@ -4,13 +4,16 @@
 from __future__ import annotations
 
 import functools
+import math
 from pathlib import Path
 
 import onnx_ir as ir
 
 from burnish.backends import measure
 from burnish.testing import parse
+from burnish.tools import bench_quant
 from burnish.tools.bench_quant import calibrate_by_burnish
+from burnish.tools.benchmark import put_section
 
 
 def test_memory_is_flat_in_the_number_of_samples(tmp_path: Path) -> None:
@@ -31,3 +34,22 @@ def test_memory_is_flat_in_the_number_of_samples(tmp_path: Path) -> None:
         for count in (4, 64)
     )
     assert many - few < 16e6
+
+
+def _row(model: str, speed: str) -> list[str]:
+    return [model, "burnish `fuse,quant`", speed, *[""] * 6]
+
+
+def test_one_model_is_measured_anew_and_the_others_stay(tmp_path: Path) -> None:
+    document = tmp_path / "benchmarks.md"
+    old = bench_quant.merged([], [_row("mnist-cnn", "2.00 (1 to 3)"), _row("ppocrv6-rec", "4.00")])
+    body = "\n".join("| " + " | ".join(row) + " |" for row in [["model"], ["---"], *old])
+    put_section(document, "quantization", f"## Title\n\n{body}\n\nmachine\n")
+    found = bench_quant.rows_in(document, "quantization")
+    assert found == old
+    new = bench_quant.merged(found, [_row("mnist-cnn", "3.00 (2 to 4)")])
+    assert [row[:3] for row in new] == [
+        ["ppocrv6-rec", "burnish `fuse,quant`", "4.00"],
+        ["mnist-cnn", "burnish `fuse,quant`", "3.00 (2 to 4)"],
+        ["geometric mean", "burnish `fuse,quant`", f"{math.sqrt(12):.2f}"],
+    ]
