@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -35,10 +36,6 @@ class Unsupported:
     reason: str
     remedy: str
 
-    def __str__(self) -> str:
-        origin = f"made by {self.made_by}" if self.made_by else "as it came"
-        return f"{self.op_type} {self.node!r} ({origin}): {self.reason}; {self.remedy}"
-
 
 class UnsupportedError(InputError):
     """TensorRT cannot be built from a model.
@@ -49,10 +46,25 @@ class UnsupportedError(InputError):
 
     def __init__(self, nodes: tuple[Unsupported, ...]) -> None:
         self.nodes = nodes
-        shown = "; ".join(map(str, nodes[:_SHOWN]))
-        more = "" if len(nodes) <= _SHOWN else f"; and {len(nodes) - _SHOWN} more"
         count = "1 node" if len(nodes) == 1 else f"{len(nodes)} nodes"
-        super().__init__(f"TensorRT does not take {count}: {shown}{more}")
+        super().__init__(f"TensorRT does not take {count}: {_text(nodes)}")
+
+
+def _text(nodes: Sequence[Unsupported]) -> str:
+    """One line: alike nodes by the first of them, and each remedy once."""
+    alike: dict[tuple[str, str | None, str], list[Unsupported]] = {}
+    for item in nodes:
+        alike.setdefault((item.op_type, item.made_by, item.reason), []).append(item)
+    shown = list(alike.items())[:_SHOWN]
+    kinds = []
+    for (op_type, made_by, reason), items in shown:
+        more = f" and {len(items) - 1} more" if len(items) > 1 else ""
+        origin = f"made by {made_by}" if made_by else "as it came"
+        kinds.append(f"{op_type} {items[0].node!r}{more} ({origin}): {reason}")
+    others = len(alike) - len(shown)
+    if others:
+        kinds.append(f"and {others} more kinds")
+    return "; ".join([*kinds, *dict.fromkeys(items[0].remedy for _, items in shown)])
 
 
 @dataclass(frozen=True)
@@ -83,9 +95,12 @@ def read(trt: Any, builder: Any, path: Path, model: ir.Model) -> Parsed:
         taken = parser.parse_from_file(str(path))
     if not taken:
         found = [parser.get_error(index) for index in range(parser.num_errors)]
-        nodes = tuple(dict.fromkeys(_unsupported(error, model) for error in found))
+        nodes = dict.fromkeys(_unsupported(error, model) for error in found)
         if nodes:
-            raise UnsupportedError(nodes)
+            # The parser stops at the first node that it fails to import.
+            named = {item.node for item in nodes}
+            others = (item for item in _refused(parser, model) if item.node not in named)
+            raise UnsupportedError((*nodes, *others))
         raise InputError(f"TensorRT cannot read the model: {'; '.join(errors(lines))}")
     _let_attention_decompose(trt, network)
     return Parsed(network, parser)
@@ -111,12 +126,31 @@ def _unsupported(error: Any, model: ir.Model) -> Unsupported:
     if node is None:
         op_type, name = error.node_operator() or "?", error.node_name() or "?"
         return Unsupported(name, op_type, None, reason, _remedy(op_type, reason, None))
+    return _because(node, reason)
+
+
+def _because(node: ir.Node, reason: str) -> Unsupported:
     from burnish.passes.context import describe
     from burnish.passes.origins import made_by
 
     op_type = f"{node.domain}::{node.op_type}" if node.domain else node.op_type
     made = made_by(node)
     return Unsupported(describe(node), op_type, made, reason, _remedy(op_type, reason, made))
+
+
+def _refused(parser: Any, model: ir.Model) -> Iterator[Unsupported]:
+    """Nodes that are certain to be refused: by operator, or by a zero point that is not 0."""
+    from burnish.passes.constant import as_array
+    from burnish.passes.report import all_graphs
+
+    for graph in all_graphs(model):
+        for node in graph:
+            if node.domain == "" and not parser.supports_operator(node.op_type):
+                yield _because(node, "it does not support this operator")
+            elif node.op_type in ("QuantizeLinear", "DequantizeLinear") and len(node.inputs) > 2:
+                zero = as_array(node.inputs[2])
+                if zero is not None and zero.any():
+                    yield _because(node, "its zero point is not 0")
 
 
 def _node_of(error: Any, model: ir.Model) -> ir.Node | None:

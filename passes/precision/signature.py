@@ -58,7 +58,9 @@ def signature(node: ir.Node, opset: int, dtype: ir.DataType) -> Signature | str 
     wanted = {"tensor(float)", f"tensor({dtype.name.lower()})"}
     inputs = tuple(i for i in takes if wanted <= _types(schema.inputs, i))
     variables = {_variable(schema.inputs, i) for i in inputs}
-    source = node.op_type in _SOURCES
+    # From opset 23 on, a dequantized tensor has its own type variable: by default the scale's type.
+    follows = node.op_type == "DequantizeLinear" and "output_dtype" not in node.attributes
+    source = node.op_type in _SOURCES or (follows and bool(inputs))
     outputs = tuple(
         i
         for i in gives

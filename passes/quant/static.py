@@ -314,7 +314,7 @@ class _Editor:
         input_scale = float(self._params(source).scale)
         axis = weights.axis if self.per_channel else None
         chosen = self.integers.weights
-        scheme = chosen.fit(weights.array, axis)
+        scheme = self._held(chosen.fit(weights.array, axis))
         bias = weights.bias
         if bias is not None and self.form.bias:
             scheme = fit_bias(
@@ -427,6 +427,7 @@ class _Editor:
         found = self.params.get(root)
         if found is None:
             found = self.integers.activations.params(self.values[root.name or ""].range)
+            found = self._held(found)
             self.params[root] = found
         return found
 

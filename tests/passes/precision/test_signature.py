@@ -47,6 +47,17 @@ def test_casts_give_what_they_are_told() -> None:
     assert of("g (int64[2] x) => (int64[2] y) { y = Neg(x) }") is None
 
 
+@pytest.mark.parametrize("opset", [19, 21, 23])
+def test_dequantized_tensors_have_the_type_of_their_scale(opset: int) -> None:
+    """Opset 23 gives the output a type variable of its own."""
+    text = f"""<ir_version: 10, opset_import: ["" : {opset}]>
+    g (int8[4] x, float s, int8 z) => (float[4] y) {{ y = DequantizeLinear(x, s, z) }}"""
+    assert of(text) == Signature((1,), (0,))
+    told = text.replace("DequantizeLinear(", "DequantizeLinear <output_dtype = 1> (")
+    if opset == 23:
+        assert of(told) == Signature((1,), ())
+
+
 @pytest.mark.parametrize(
     ("text", "reason"),
     [

@@ -81,6 +81,23 @@ def test_zero_points_are_zero_and_biases_float(build: Build, samples: Samples, r
             assert bias.dtype == np.float32
 
 
+def test_scales_are_large_enough_for_float16(
+    build: Build, samples: Samples, error: Error, rtx: Target
+) -> None:
+    weights = np.random.default_rng(0).normal(0, 0.1, (16, 16, 3, 3)).astype(np.float32)
+    weights[3] *= 1e-9  # a channel that a folded BatchNormalization has all but removed
+    model = build(RESIDUAL, **WEIGHTS | {"w2": weights})
+    before = model.clone()
+    data = samples(model, 2, 16, 8, 8, count=32)
+    run_pass("quant,float16{check=false}", model, target=rtx, calibration=data)
+    scales = [
+        as_array(node.inputs[1]) for node in model.graph if node.op_type == "DequantizeLinear"
+    ]
+    assert all(scale is not None and scale.dtype == np.float16 for scale in scales)
+    assert min(float(scale.min()) for scale in scales if scale is not None) >= 2.0**-17
+    assert error(before, model) < 0.03
+
+
 def test_of_two_results_that_are_added_the_later_goes_with_the_sum(build: Build) -> None:
     model = build(
         """g (float[1,8,4,4] x) => (float[1,8,4,4] y) {
