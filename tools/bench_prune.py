@@ -75,16 +75,22 @@ def made(name: str, samples: int, pipelines: Sequence[str], folder: Path) -> dic
     """Prune a model of the zoo in each way; the first variant is the fused model."""
     source = zoo.fetch(name)
     feeds = list(zoo.feeds(name, samples))
-    found = {}
+    found: dict[str, Variant] = {}
     for index, text in enumerate((_FUSED, *pipelines)):
         path = folder / f"{name}.{index}.onnx"
+        before, _, last = text.rpartition(",")
+        if before in found:  # goes on from there
+            begun, rest = found[before].path, last
+        else:
+            begun, rest = source, text
         _, report = optimize(
-            source, text, output=path, calibration=lambda: feeds, verify="off", measure=True
+            begun, rest, output=path, calibration=lambda: feeds, verify="off", measure=True
         )
         details = [item.details for item in report.passes]
         left = [f"{_left(details, what):.2f}" for what in ("flops_left", "params_left")]
-        zeros = [each["sparsity"] for each in details if "sparsity" in each]
-        found[text] = Variant(path, " / ".join(left), "".join(f"{each:.2f}" for each in zeros))
+        zeros = [f"{each['sparsity']:.2f}" for each in details if "sparsity" in each]
+        made_so_far = found[before].left if before in found and rest == "quant" else ""
+        found[text] = Variant(path, made_so_far or " / ".join(left), "".join(zeros))
     return found
 
 
