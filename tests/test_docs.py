@@ -68,7 +68,7 @@ def test_links_lead_somewhere() -> None:
 
 
 _README = _ROOT / "README.md"
-_RUN = (_README, _DOCS / "quantization.md")
+_RUN = (_README, _DOCS / "quantization.md", _DOCS / "deploying.md", _DOCS / "pruning.md")
 
 
 def commands(path: Path) -> list[str]:
@@ -94,9 +94,10 @@ def test_make_targets_of_the_readme_exist() -> None:
             assert re.search(rf"^{target}:", makefile, re.MULTILINE), command
 
 
-def test_commands_of_quantization_run_in_order(tmp_path: Path) -> None:
+@pytest.mark.parametrize("page", _RUN[1:], ids=lambda page: page.name)
+def test_commands_of_a_page_run_in_order(page: Path, tmp_path: Path) -> None:
     _readme_files(tmp_path)
-    for command in commands(_DOCS / "quantization.md"):
+    for command in commands(page):
         run(tmp_path, "bash", "-c", f'PATH="{_SCRIPTS}:$PATH"; {command}')
 
 
@@ -109,20 +110,22 @@ def test_python_of_a_page_runs(page: Path, tmp_path: Path) -> None:
 
 
 def _readme_files(folder: Path) -> None:
-    """A small model.onnx, a model.opt.onnx and a folder samples/, as the README speaks of."""
+    """A small model.onnx, a model.opt.onnx, samples/ and requests.jsonl, as pages speak of."""
     import numpy as np
     import onnx_ir as ir
 
     from burnish.testing import parse
 
     rng = np.random.default_rng(0)
-    values = ", ".join(str(v) for v in rng.standard_normal(64 * 64).round(3))
+    weights = (", ".join(map(str, rng.standard_normal(64 * 64).round(3))) for _ in range(2))
+    named = (f"float[64,64] w{index} = {{{each}}}" for index, each in enumerate(weights))
     text = (
-        f"g (float[N,64] x) => (float[N,64] y) <float[64,64] w = {{{values}}}> "
-        "{ i = Identity(x)  t = MatMul(i, w)  y = Relu(t) }"
+        f"g (float[N,64] x) => (float[N,64] y) <{', '.join(named)}> "
+        "{ i = Identity(x)  s = MatMul(i, w0)  r = Relu(s)  t = MatMul(r, w1)  y = Relu(t) }"
     )
     for name in ("model.onnx", "model.opt.onnx"):
         ir.save(parse(text), folder / name)
+    (folder / "requests.jsonl").write_text('{"x": [2, 64]}\n{"x": [3, 64]}\n{"x": [9, 64]}\n')
     (folder / "samples").mkdir()
     for index in range(4):
         sample = rng.standard_normal((2, 64)).astype(np.float32)

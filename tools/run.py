@@ -41,6 +41,9 @@ def command(
     artifact: str, source: str, output: str, threads: int | None, workers: int, no_check: bool
 ) -> None:
     """Run ARTIFACT on the arrays of an .npz file, or of each in a folder."""
+    from burnish.tools.startup import defer_imports
+
+    defer_imports()
     from burnish.backends.artifact.folder import samples
     from burnish.backends.serve import serve
     from burnish.tools.present import show

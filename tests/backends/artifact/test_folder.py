@@ -231,3 +231,36 @@ def large(rng: np.random.Generator) -> ir.Model:
     value.shape, value.dtype = ir.Shape((64, 64)), ir.DataType.FLOAT
     made.graph.register_initializer(value)
     return made
+
+
+@pytest.mark.slow
+def test_over_2_gb(tmp_path: Path) -> None:
+    wide = 16_400
+    made = parse(
+        "g (float[N,16400] x) => (float[N,16400] y) { h = MatMul(x, w)  y = MatMul(h, v) }"
+    )
+    for name in ("w", "v"):
+        path = tmp_path / f"{name}.bin"
+        np.memmap(path, np.float32, "w+", shape=(wide, wide))[0, :] = 1.0
+        (value,) = (
+            i for node in made.graph for i in node.inputs if i is not None and i.name == name
+        )
+        value.const_value = ir.ExternalTensor(
+            path.name, 0, path.stat().st_size, ir.DataType.FLOAT, shape=ir.Shape((wide, wide)),
+            name=name, base_dir=tmp_path,
+        )  # fmt: skip
+        value.shape, value.dtype = ir.Shape((wide, wide)), ir.DataType.FLOAT
+        made.graph.register_initializer(value)
+    save(made, tmp_path / "big.onnx")
+    for name in ("w", "v"):
+        (tmp_path / f"{name}.bin").unlink()
+    api.optimize(tmp_path / "big.onnx", "dead-code", artifact=tmp_path / "a", verify="off")
+    size = sum(file.bytes for file in manifest.read(tmp_path / "a").files.values())
+    assert size > 2 * 2**30
+    x = np.zeros((1, wide), np.float32)
+    x[0, 0] = 3.0
+    with burnish.load_artifact(tmp_path / "a") as loaded:
+        np.testing.assert_allclose(loaded.run({"x": x})["y"], np.full((1, wide), 3.0), rtol=1e-6)
+    with pytest.raises(InputError, match=r"ORT format ends at 2 GB; .* choose --kind onnx"):
+        plan = Plan(tmp_path / "b", "ort")
+        api.optimize(tmp_path / "big.onnx", "dead-code", artifact=plan, verify="off")
