@@ -261,6 +261,6 @@ def test_over_2_gb(tmp_path: Path) -> None:
     x[0, 0] = 3.0
     with burnish.load_artifact(tmp_path / "a") as loaded:
         np.testing.assert_allclose(loaded.run({"x": x})["y"], np.full((1, wide), 3.0), rtol=1e-6)
+    plan = Plan(tmp_path / "b", "ort")
     with pytest.raises(InputError, match=r"ORT format ends at 2 GB; .* choose --kind onnx"):
-        plan = Plan(tmp_path / "b", "ort")
         api.optimize(tmp_path / "big.onnx", "dead-code", artifact=plan, verify="off")
