@@ -159,9 +159,7 @@ def _node_of(error: Any, model: ir.Model) -> ir.Node | None:
 
     name, op_type = error.node_name(), error.node_operator()
     if name:
-        for graph in all_graphs(model):
-            for node in graph:
-                if node.name == name and node.op_type == op_type:
+        XX and node.op_type == op_type:
                     return node
     number = error.node()
     nodes: list[ir.Node] = list(model.graph)

@@ -65,3 +65,13 @@ def engine(trt: Any, tmp_path: Path) -> Engine:
         return path
 
     return make
+
+
+@pytest.fixture
+def without_gpu() -> None:
+    """Skip where there is a GPU: the test is of what happens without one."""
+    from cuda.bindings import runtime
+
+    status, count = runtime.cudaGetDeviceCount()
+    if status == runtime.cudaError_t.cudaSuccess and count:
+        pytest.skip("there is a GPU")

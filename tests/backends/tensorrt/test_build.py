@@ -71,9 +71,8 @@ def test_float32_attention_has_no_kernel_and_is_taken_apart(made: Made, engine: 
 
 
 @pytest.mark.parametrize("option", ["strip", "refit"])
+@pytest.mark.usefixtures("without_gpu")
 def test_what_takes_a_gpu_says_so(made: Made, engine: Engine, option: str) -> None:
-    if _gpu():
-        pytest.skip("there is a GPU")
     with pytest.raises(UnavailableError, match=f"needs a GPU to build with {option}"):
         engine(made(CONV, **WEIGHTS), "sm89", ("N=1",), **{option: True})
 
@@ -196,10 +195,3 @@ def test_messages_are_collected_once(trt: Any) -> None:
         log.log(trt.ILogger.WARNING, "w")
     assert module.errors(lines) == ["a b"]
     assert lines[-1] == "w"
-
-
-def _gpu() -> bool:
-    from cuda.bindings import runtime
-
-    status, count = runtime.cudaGetDeviceCount()
-    return bool(status == runtime.cudaError_t.cudaSuccess and count)
