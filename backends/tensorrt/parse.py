@@ -159,8 +159,11 @@ def _node_of(error: Any, model: ir.Model) -> ir.Node | None:
 
     name, op_type = error.node_name(), error.node_operator()
     if name:
-        XX and node.op_type == op_type:
-                    return node
+        for graph in all_graphs(model):
+            for node in graph:
+                if node.name == name and node.op_type == op_type:
+                    found: ir.Node = node
+                    return found
     number = error.node()
     nodes: list[ir.Node] = list(model.graph)
     if 0 <= number < len(nodes) and nodes[number].op_type == op_type:
