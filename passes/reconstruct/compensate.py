@@ -41,17 +41,23 @@ def damped(second: NDArray[np.float64], share: float = DAMPING) -> NDArray[np.fl
         second: H, [K, K], symmetric and positive semidefinite.
         share: Not negative; raised tenfold as often as needed to make H regular.
     """
-    diagonal = np.diagonal(second)
-    mean = abs(float(diagonal.mean())) or 1.0
     share = max(share, 1e-12)
     while True:
-        result = second + np.diag(np.full(len(second), share * mean))
+        result = ridge(second, share)
         try:
             np.linalg.cholesky(result)
         except np.linalg.LinAlgError:
             share *= 10
         else:
             return result
+
+
+def ridge(second: NDArray[np.float64], share: float) -> NDArray[np.float64]:
+    """Return H + share * mean(diag H) * 1, whether or not that is positive definite."""
+    result = second.copy()
+    mean = abs(float(np.diagonal(second).mean())) or 1.0
+    result[np.diag_indices_from(result)] += share * mean
+    return result
 
 
 def compensate(

@@ -41,7 +41,7 @@ def refit(
 
     Args:
         rows: Weights to come close to, [rows, K].
-        second: H, [K, K], positive definite: see `compensate.damped`.
+        second: H, [K, K], positive definite: see `compensate.ridge`.
         keep: What may differ from zero, [rows, K].
         start: Weights to begin from, [rows, K]; those of `rows` by default. The loss never rises.
         steps: Most steps.
