@@ -68,7 +68,8 @@ def test_links_lead_somewhere() -> None:
 
 
 _README = _ROOT / "README.md"
-_RUN = (_README, _DOCS / "quantization.md", _DOCS / "deploying.md", _DOCS / "pruning.md")
+_PAGES = ("quantization", "quantization-weights", "deploying", "pruning")
+_RUN = (_README, *(_DOCS / f"{name}.md" for name in _PAGES))
 
 
 def commands(path: Path) -> list[str]:
