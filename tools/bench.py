@@ -26,7 +26,13 @@ if TYPE_CHECKING:
 
 @click.command(name="bench", context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("models", nargs=-1, required=True)
-@click.option("--threads", type=click.IntRange(min=1), default=1, show_default=True)
+@click.option(
+    "--threads",
+    type=click.IntRange(min=1),
+    default=1,
+    show_default=True,
+    help="Of model files; artefacts have their own.",
+)
 @click.option("--repeats", type=click.IntRange(min=1), default=50, show_default=True)
 @click.option(
     "--loads",
