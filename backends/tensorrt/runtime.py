@@ -22,6 +22,9 @@ Array = np.ndarray[Any, np.dtype[Any]]
 # TensorRT's name of an element type -> ONNX's, where they differ.
 _DTYPES = {"HALF": "FLOAT16", "BF16": "BFLOAT16", "FP8": "FLOAT8E4M3FN"}
 
+# TensorRT for RTX, told no compute capability: NVIDIA, "CPU-Only AOT and TensorRT-RTX Engines".
+_PORTABLE = (80,)
+
 
 def pick(manifest: Manifest, capability: str) -> str:
     """The file of the engine for a GPU.
@@ -29,11 +32,15 @@ def pick(manifest: Manifest, capability: str) -> str:
     Raises:
         UnavailableError: there is none; says which there are.
     """
-    engines = manifest.details["engines"]
-    for name, about in engines.items():
-        if about["compute_capability"] in (capability, None):
-            return str(name)
-    there = ", ".join(str(about["compute_capability"]) for about in engines.values())
+    engines = {
+        str(name): about["compute_capability"]
+        for name, about in manifest.details["engines"].items()
+    }
+    for name, built_for in engines.items():
+        portable = built_for is None and _number(capability) >= _PORTABLE
+        if built_for == capability or portable:
+            return name
+    there = ", ".join(built_for or "sm80 and later" for built_for in engines.values())
     base = manifest.target.partition(":")[0]
     again = f"{base}:{capability}" if base == "tensorrt-rtx" else base
     raise UnavailableError(
@@ -64,7 +71,7 @@ def check_version(manifest: Manifest, installed: str) -> None:
 
 
 def _number(version: str) -> tuple[int, ...]:
-    return tuple(int(part) for part in version.split(".") if part.isdecimal())
+    return tuple(int(part) for part in version.removeprefix("sm").split(".") if part.isdecimal())
 
 
 class EngineSession:

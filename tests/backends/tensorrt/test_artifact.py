@@ -80,10 +80,14 @@ def test_an_engine_for_another_gpu(artifact: Path) -> None:
         runtime.pick(manifest, "sm75")
 
 
-def test_one_engine_for_all_runs_on_each(made: Made, tmp_path: Path) -> None:
+def test_one_engine_for_all_runs_on_all_but_the_oldest(made: Made, tmp_path: Path) -> None:
     model = made(CONV, w1=(8, 8, 3, 3))
     burnish.optimize(model, "fuse", target="tensorrt-rtx", artifact=tmp_path / "a")
-    assert runtime.pick(read(tmp_path / "a"), "sm86") == "any.engine"
+    manifest = read(tmp_path / "a")
+    for capability in ("sm80", "sm86", "sm120"):
+        assert runtime.pick(manifest, capability) == "any.engine"
+    with pytest.raises(UnavailableError, match="engines for sm80 and later; this GPU is sm75"):
+        runtime.pick(manifest, "sm75")
 
 
 @pytest.mark.parametrize(
