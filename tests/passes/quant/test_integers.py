@@ -104,7 +104,8 @@ def test_convolutions_run_and_are_accurate(
         target=vnni(),
         calibration=samples(model, 4, 8, 16, 16),
     )
-    assert rewrites(ctx) == {"quant-conv": 2, "quant-maxpool": 1}  # the last one gives an output
+    done = rewrites(ctx)  # the last convolution gives an output, and is computed in float
+    assert (done["quant-conv"], done["quant-maxpool"]) == (2, 1)
     # A symmetric type spends half of its integers on what a Relu never gives, a power of two up to
     # half of the rest.
     bound = 0.03 * (1 + choice["symmetric"]) * (1 + choice["power_of_two"])
