@@ -164,7 +164,7 @@ def _node_of(error: Any, model: ir.Model) -> ir.Node | None:
                 if node.name == name and node.op_type == op_type:
                     found: ir.Node = node
                     return found
-    number = error.node()
+    number = int(error.node())
     nodes: list[ir.Node] = list(model.graph)
     if 0 <= number < len(nodes) and nodes[number].op_type == op_type:
         return nodes[number]
