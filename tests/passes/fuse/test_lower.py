@@ -169,9 +169,9 @@ def test_nothing_is_written_without_a_preference(freeze: Freeze, target: Target)
     assert lowered(model, target) == before
 
 
-@pytest.mark.parametrize(("exporter", "embedded"), [("dynamo", 1), ("torchscript", 0)])
-def test_bert(exporter: Exporter, embedded: int) -> None:
-    """TorchScript cuts segments out of a table of 40: there might be fewer of them than words."""
+@pytest.mark.parametrize("exporter", ["dynamo", "torchscript"])
+def test_bert(exporter: Exporter) -> None:
+    """TorchScript cuts segments out of a table of 40: with fewer of them no Add would run."""
     pytest.importorskip("transformers", reason="exports need torch and transformers")
     from burnish.tools.zoo.architectures import LAYERS, exported
 
@@ -179,5 +179,5 @@ def test_bert(exporter: Exporter, embedded: int) -> None:
     run_pass("cleanup,upgrade{opset=23},cleanup,known-sizes,fuse-norm,fuse-activation", model)
     found = lowered(model)
     assert found["SkipLayerNormalization"] == 2 * LAYERS
-    assert found["EmbedLayerNormalization"] == embedded
+    assert found["EmbedLayerNormalization"] == 1
     assert found["BiasGelu"] == LAYERS
