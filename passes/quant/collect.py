@@ -327,7 +327,8 @@ def _sizes(
         node.outputs[0].name = node.name
     probe.graph.extend(nodes)
     wanted = [node.name or "" for node in nodes]
-    with session(probe, optimize="basic", extra_outputs=wanted, prepack=False) as running:
+    # Nothing of it is optimized: the runtime's optimizer may trip over shapes in all places.
+    with session(probe, optimize="off", extra_outputs=wanted, prepack=False) as running:
         shapes = _run(running, feeds, wanted, number)
     itemsize = np.dtype(np.float32).itemsize
     return {
