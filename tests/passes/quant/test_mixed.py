@@ -13,7 +13,8 @@ import pytest
 
 import burnish
 from burnish.errors import InputError
-from burnish.passes.quant.mixed import INACCURATE, SLOWER
+from burnish.passes.quant.mixed import INACCURATE
+from burnish.passes.quant.weighted import SLOWER
 
 Build = Any
 Samples = Any
