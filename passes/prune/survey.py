@@ -199,6 +199,9 @@ def _elements(value: ir.Value) -> tuple[Array, Array] | None:
     match node.op_type:
         case "Identity" | "Cast":
             return stored, nonzero
+        case "Mul":  # as `store-int8` writes weights
+            scale = as_array(node.inputs[1])
+            return None if scale is None or not scale.all() else (stored, nonzero)
         case "Transpose":
             order = node.attributes.get_ints("perm", range(stored.ndim)[::-1])
             return stored.transpose(order), nonzero.transpose(order)

@@ -148,8 +148,11 @@ def _source(value: ir.Value) -> ir.Value | None:
 def _why_not_constant(node: ir.Node) -> str:
     for value in _candidates(node):
         producer: ir.Node | None = value.producer()
-        while producer is not None and producer.op_type in ("Transpose", "Reshape", "Cast"):
+        while producer is not None and producer.op_type in ("Transpose", "Reshape", "Cast", "Mul"):
             above = producer.inputs[0]
+            tensor = None if above is None else tensor_of(above)
+            if tensor is not None and tensor.dtype == ir.DataType.INT8:
+                return QUANTIZED
             producer = None if above is None else above.producer()
         if producer is None or producer.op_type != "DequantizeLinear":
             continue

@@ -123,13 +123,23 @@ def test_blocks_of_four_bits_keep_zeros(weighted: Weighted) -> None:
         assert (layer.conform, layer.shape) == (1.0, (128, 64))
 
 
-def test_pruning_after_quantization_is_refused(weighted: Weighted) -> None:
-    for quantization in ("quant-static", "quant-dynamic", "quant-weights{block=32}"):
-        model = weighted(NETWORK.replace("64", "128"))
-        source = samples(model)
-        run_pass(quantization, model, calibration=source)
-        before = ir.to_proto(model).SerializeToString(deterministic=True)
-        ctx = run_pass("prune", model, calibration=source)
-        assert not ctx.reports[0].changed
-        assert any("quantized already: prune before quantizing" in w for w in ctx.warnings)
-        assert ir.to_proto(model).SerializeToString(deterministic=True) == before
+@pytest.mark.parametrize(
+    ("text", "quantization"),
+    [
+        (NETWORK.replace("64", "128"), "quant-static"),
+        (NETWORK.replace("64", "128"), "quant-dynamic"),
+        (NETWORK.replace("64", "128"), "quant-weights{block=32}"),
+        (CONVOLUTION, "quant-static"),  # also int8 that runs as float: `store-int8`
+    ],
+)
+def test_pruning_after_quantization_is_refused(
+    weighted: Weighted, text: str, quantization: str
+) -> None:
+    model = weighted(text)
+    source = samples(model)
+    run_pass(quantization, model, calibration=source)
+    before = ir.to_proto(model).SerializeToString(deterministic=True)
+    ctx = run_pass("prune", model, calibration=source)
+    assert not ctx.reports[0].changed
+    assert any("quantized already: prune before quantizing" in w for w in ctx.warnings)
+    assert ir.to_proto(model).SerializeToString(deterministic=True) == before
