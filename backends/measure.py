@@ -193,7 +193,7 @@ def compare_loads(
         loads: How often all of them are loaded; at least 2.
         repeats: Rounds in all, shared among the loads.
         warmup: Runs of each variant after each load that are not counted.
-        budget: Seconds after which no further load or round is started.
+        budget: Seconds after which no further load or round is started; shared among the loads.
 
     Raises:
         InputError: there is no variant, or too few loads or repeats.
@@ -202,7 +202,7 @@ def compare_loads(
         raise InputError(
             "there is nothing to measure", hint="give a model, at least 1 repeat and 2 loads"
         )
-    deadline = time.perf_counter() + budget
+    start = time.perf_counter()
     found: list[dict[str, NDArray[np.float64]]] = []
     for index in range(loads):
         with contextlib.ExitStack() as stack:
@@ -210,8 +210,9 @@ def compare_loads(
             names = list(variants) if index % 2 == 0 else list(variants)[::-1]
             opened = {name: stack.enter_context(variants[name]()) for name in names}
             running = {name: opened[name] for name in variants}
-            found.append(_rounds(running, feeds, math.ceil(repeats / loads), warmup, deadline))
-        if time.perf_counter() > deadline:
+            share = start + budget * (index + 1) / loads
+            found.append(_rounds(running, feeds, math.ceil(repeats / loads), warmup, share))
+        if time.perf_counter() > start + budget:
             break
     pooled = {name: np.concatenate([load[name] for load in found]) for name in variants}
     whole = summarize(pooled)

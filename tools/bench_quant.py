@@ -27,7 +27,7 @@ from burnish.backends.target import Target
 from burnish.errors import InputError
 from burnish.files import write_aside
 from burnish.tools import quantizers, zoo
-from burnish.tools.benchmark import hardware, put_section
+from burnish.tools.benchmark import hardware, put_section, timed_feeds
 from burnish.tools.present import show, size
 from burnish.tools.zoo import Arrays
 
@@ -145,16 +145,11 @@ def calibrate_by_onnxruntime(path: str, count: int) -> None:
         calibrator.compute_data()
 
 
-# Sizes of dynamic axes for timing: a sentence, a page, a line of text. Others are one sample.
-_TIMED: dict[str, dict[str, int]] = {
-    "minilm-l6-dynamo": {"batch": 1, "sequence": _SEQUENCE},
-    "minilm-l6-torchscript": {"batch": 1, "sequence": _SEQUENCE},
-    "ppocrv6-rec": {"DynamicDimension.0": 1, "DynamicDimension.1": 320},
-    "ppocrv6-det": {"DynamicDimension.0": 1, "DynamicDimension.1": 480, "DynamicDimension.2": 480},
-    "efficientnet-lite0": {},
-    "mnist-cnn": {},
-    "fashion-resnet": {},
-}
+_MODELS = (
+    *("minilm-l6-dynamo", "minilm-l6-torchscript"),
+    *("ppocrv6-rec", "ppocrv6-det", "ppocrv4-rec", "ppocrv4-det", "ppocrv2-cls"),
+    *("efficientnet-lite0", "mnist-cnn", "fashion-resnet"),
+)
 _SAMPLES = 32
 _FLOAT, _OURS = "float32", "burnish `fuse,quant`"
 _HEAD = [
@@ -180,13 +175,13 @@ class InARow:
     """A session that runs several times where it is asked to run once."""
 
     def __init__(self, session: onnxruntime.Session) -> None:
-        self._session = session
+        self.session = session
 
     def run(self, feeds: Arrays, outputs: Sequence[str] | None = None) -> dict[str, np.ndarray]:
         """Run, and return the last outputs."""
         for _ in range(_IN_A_ROW - 1):
-            self._session.run(feeds, outputs)
-        return self._session.run(feeds, outputs)
+            self.session.run(feeds, outputs)
+        return self.session.run(feeds, outputs)
 
 
 def model_rows(name: str, folder: Path) -> list[list[str]]:
@@ -231,16 +226,21 @@ def quantized(name: str, folder: Path) -> Variants:
 
 
 def timed(name: str, variants: Variants, budget: float = 40) -> measure.Comparison:
-    """Time the variants that there are, in turns of several runs."""
-    with contextlib.ExitStack() as stack:
-        sessions = {
-            way: stack.enter_context(onnxruntime.session(path, optimize="all"))
-            for way, path in variants.items()
-            if isinstance(path, Path)
-        }
-        feeds = measure.random_feeds(sessions[_FLOAT], seed=0, dims=_TIMED[name])
-        runs = {way: InARow(session) for way, session in sessions.items()}
-        return measure.compare(runs, feeds, repeats=200, warmup=1, budget=budget)
+    """Time the variants that there are, in turns of several runs, loaded anew several times."""
+    loads = {
+        way: functools.partial(_in_a_row, path)
+        for way, path in variants.items()
+        if isinstance(path, Path)
+    }
+    with loads[_FLOAT]() as runs:
+        feeds = timed_feeds(name, runs.session)
+    return measure.compare_loads(loads, feeds, loads=6, repeats=200, warmup=1, budget=budget)
+
+
+@contextlib.contextmanager
+def _in_a_row(path: Path) -> Iterator[InARow]:
+    with onnxruntime.session(path, optimize="all") as session:
+        yield InARow(session)
 
 
 def judged(name: str, variants: Variants) -> dict[str, float]:
@@ -308,8 +308,8 @@ def _bytes(path: Path | str) -> int:
 def merged(old: Iterable[list[str]], new: list[list[str]]) -> list[list[str]]:
     """Put new rows in the place of those of the same models, and the geometric mean behind all."""
     anew = {row[0] for row in new}
-    rows = [row for row in old if row[0] in _TIMED and row[0] not in anew] + new
-    rows.sort(key=lambda row: list(_TIMED).index(row[0]))
+    rows = [row for row in old if row[0] in _MODELS and row[0] not in anew] + new
+    rows.sort(key=lambda row: _MODELS.index(row[0]))
     gains = [float(row[2].split()[0]) for row in rows if row[1] == _OURS]
     mean = f"{statistics.geometric_mean(gains):.2f}"
     return [*rows, [_MEAN, _OURS, mean, *[""] * 6]]
@@ -340,10 +340,10 @@ def main(wanted: Iterable[str], destination: Path) -> None:
     Raises:
         InputError: there is no such model.
     """
-    names = list(wanted) or [*_TIMED, "calibration"]
+    names = list(wanted) or [*_MODELS, "calibration"]
     for name in names:
-        if name not in (*_TIMED, "calibration"):
-            raise InputError(f"{name!r} is not measured", hint=f"there are: {', '.join(_TIMED)}")
+        if name not in (*_MODELS, "calibration"):
+            raise InputError(f"{name!r} is not measured", hint=f"there are: {', '.join(_MODELS)}")
     for name in names:
         show(f"{name} ...")
         with tempfile.TemporaryDirectory(prefix="burnish-bench-") as folder:

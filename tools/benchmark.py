@@ -152,7 +152,7 @@ def fusion(folder: Path) -> list[list[str]]:
             for tool, path in paths.items()
         }
         with loads["raw"]() as raw:
-            feeds = _timed_feeds(raw, _SHAPES.get(name))
+            feeds = timed_feeds(name, raw)
         found = measure.compare_loads(loads, feeds, loads=6, repeats=60, budget=60)
         gains.append(found["fuse"].speedup)
         row += [
@@ -166,7 +166,9 @@ def fusion(folder: Path) -> list[list[str]]:
     return rows
 
 
-def _timed_feeds(session: onnxruntime.Session, shape: tuple[int, ...] | None) -> dict[str, Any]:
+def timed_feeds(name: str, session: onnxruntime.Session) -> dict[str, Any]:
+    """Return random inputs of a model of the zoo, of the sizes it is timed with."""
+    shape = _SHAPES.get(name)
     if shape is None:
         return measure.random_feeds(session, seed=0)
     rng = np.random.default_rng(0)
