@@ -132,8 +132,8 @@ def compare(
         variants: Sessions by name. The first is the baseline.
         feeds: Inputs for each run; or, where the variants differ in their inputs, inputs by name
             of variant.
-        repeats: Rounds; in each, every variant runs once. Their order is reversed from one round
-            to the next.
+        repeats: Rounds; in each, every variant runs once. Their order changes from one round to
+            the next; none runs twice in a row where there are more than two.
         warmup: Runs of each variant that are not counted.
         budget: Seconds after which no further round is started, though at least one is made.
 
@@ -157,7 +157,7 @@ def _rounds(
     for _ in range(warmup):
         for name, variant in variants.items():
             variant.run(own[name])
-    order = list(variants)
+    order, rng = list(variants), np.random.default_rng(0)
     seconds: dict[str, list[float]] = {name: [] for name in order}
     for _ in range(repeats):
         for name in order:
@@ -165,10 +165,21 @@ def _rounds(
             start = time.perf_counter()
             run(arrays)
             seconds[name].append(time.perf_counter() - start)
-        order.reverse()
+        order = _next_order(order, rng)
         if time.perf_counter() > deadline:
             break
     return {name: np.array(seconds[name]) for name in variants}
+
+
+def _next_order(order: list[str], rng: np.random.Generator) -> list[str]:
+    """Draw an order in which no variant follows itself: its weights would lie in the caches.
+
+    Of two variants either does so every other time, which is fair too.
+    """
+    if len(order) < 3:
+        return order[::-1]
+    drawn = [str(name) for name in rng.permutation(order)]
+    return drawn if drawn[0] != order[-1] else drawn[1:] + drawn[:1]
 
 
 def compare_loads(
@@ -207,7 +218,8 @@ def compare_loads(
     for index in range(loads):
         with contextlib.ExitStack() as stack:
             # Who is loaded first gets the better place: each in turn.
-            names = list(variants) if index % 2 == 0 else list(variants)[::-1]
+            first = index % len(variants)
+            names = [*list(variants)[first:], *list(variants)[:first]]
             opened = {name: stack.enter_context(variants[name]()) for name in names}
             running = {name: opened[name] for name in variants}
             share = start + budget * (index + 1) / loads

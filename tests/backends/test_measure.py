@@ -4,8 +4,10 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import sys
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -52,13 +54,25 @@ class Sleeper:
 # --- time --------------------------------------------------------------------------------------
 
 
-def test_variants_take_turns_in_both_orders() -> None:
+def test_two_variants_take_turns_in_both_orders() -> None:
     log: list[str] = []
-    variants = {name: Sleeper(name, 0, log) for name in "ABC"}
+    variants = {name: Sleeper(name, 0, log) for name in "AB"}
     result = compare(variants, {}, repeats=3, warmup=1)
-    assert "".join(log) == "ABC" + "ABC" + "CBA" + "ABC"
+    assert "".join(log) == "AB" + "AB" + "BA" + "AB"
     assert result.rounds == 3
-    assert [timing.name for timing in result.timings] == ["A", "B", "C"]
+    assert [timing.name for timing in result.timings] == ["A", "B"]
+
+
+def test_none_of_several_variants_has_warm_caches_more_often_than_others() -> None:
+    log: list[str] = []
+    names = "ABCD"
+    compare({name: Sleeper(name, 0, log) for name in names}, {}, repeats=400, warmup=0)
+    rounds = ["".join(log[i : i + 4]) for i in range(0, len(log), 4)]
+    assert all(sorted(each) == sorted(names) for each in rounds)
+    follows = Counter(itertools.pairwise(log))
+    assert not any(follows[name, name] for name in names)
+    # 12 pairs, each 133 times: within four standard deviations.
+    assert all(90 < follows[pair] < 180 for pair in itertools.permutations(names, 2))
 
 
 def test_the_budget_ends_the_rounds() -> None:
