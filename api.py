@@ -20,13 +20,14 @@ from burnish.backends.census import Census, census, losses
 from burnish.backends.onnxruntime import OnnxRuntime
 from burnish.backends.target import Target
 from burnish.errors import BudgetError, InputError
-from burnish.passes.base import Pass
+from burnish.passes.base import Fixpoint, Pass
 from burnish.passes.calibration import CalibrationSource
 from burnish.passes.context import PassContext
 from burnish.passes.decide import Decisions
 from burnish.passes.explain import Explain
 from burnish.passes.guard import Guard, Level
 from burnish.passes.instrument import Instrument
+from burnish.passes.options import options_of
 from burnish.passes.origins import Origins
 from burnish.passes.pipeline import Pipeline
 from burnish.passes.report import ModelStats, Report
@@ -67,6 +68,7 @@ def optimize(
     max_error: float | None = None,
     max_drop: float | None = None,
     eval: str | None = None,
+    best_effort: bool = False,
     seed: int = 0,
     strict: bool = False,
     measure: bool | None = None,
@@ -93,6 +95,7 @@ def optimize(
             `burnish.passes.quant.mixed`.
         eval: `module:function` that scores a model, given a function that runs it on feeds; higher
             is better. By default, agreement with the float model on held-out calibration samples.
+        best_effort: Let passes that cannot meet their budget go as far as they can, with a warning.
         seed: Seed of every random choice.
         strict: Let the exception of a rule that raises pass; otherwise the rule is skipped there,
             with a warning.
@@ -114,7 +117,7 @@ def optimize(
     Raises:
         InputError: bad model, pipeline, calibration data, decisions, or budget.
         VerificationError: the result is malformed or computes something else.
-        BudgetError: `max_error` was exceeded.
+        BudgetError: `max_error` was exceeded, or a pass cannot meet its budget.
     """
     started = time.perf_counter()
     if max_error is not None and not max_error >= 0:  # NaN, too: nothing would ever miss it
@@ -122,7 +125,8 @@ def optimize(
     plan = Plan(Path(artifact)) if isinstance(artifact, str | os.PathLike) else artifact
     if plan is not None:
         plan.check()
-    pipeline = with_max_drop(Pipeline.of(passes), max_drop, eval).expand()
+    pipeline = with_max_drop(Pipeline.of(passes), max_drop, eval)
+    pipeline = (with_best_effort(pipeline) if best_effort else pipeline).expand()
     on = target if isinstance(target, Target) else Target.parse(target)
     loaded = frontends.load(source)
     model = loaded.model
@@ -216,6 +220,28 @@ def with_max_drop(pipeline: Pipeline, max_drop: float | None, eval: str | None) 
         raise InputError(
             f"no pass of {pipeline} can keep within a drop", hint="put quant into the pipeline"
         )
+    return Pipeline(passes)
+
+
+def with_best_effort(pipeline: Pipeline) -> Pipeline:
+    """Return a pipeline whose passes go as far as they can where a budget cannot be met.
+
+    Raises:
+        InputError: nothing in it has a budget.
+    """
+    found: list[Pass] = []
+
+    def eager(item: Pass) -> Pass:
+        if isinstance(item, Fixpoint):
+            return dataclasses.replace(item, members=tuple(map(eager, item.members)))
+        if all(declared.name != "best_effort" for declared in options_of(type(item))):
+            return item
+        found.append(item)
+        return dataclasses.replace(item, **{"best_effort": True})
+
+    passes = tuple(map(eager, pipeline.passes))
+    if not found:
+        raise InputError(f"no pass of {pipeline} has a budget", hint="leave out --best-effort")
     return Pipeline(passes)
 
 

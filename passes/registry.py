@@ -59,6 +59,7 @@ BUILT_IN: dict[str, str] = {
     "lower": "burnish.passes.fuse.lower:Lower",
     "keep-apart": "burnish.passes.fuse.apart:KeepApart",
     "prune": "burnish.passes.prune:Prune",
+    "prune-blocks": "burnish.passes.prune.blocks:PruneBlocks",
     "prune-channels": "burnish.passes.prune.structured:PruneChannels",
     "prune-heads": "burnish.passes.prune.structured:PruneHeads",
     "prune-neurons": "burnish.passes.prune.structured:PruneNeurons",

@@ -62,6 +62,9 @@ _EPILOG = (
     help="Scores a model, given its run(feeds); higher is better. "
     "Default: agreement with the float model.",
 )
+@click.option(
+    "--best-effort", is_flag=True, help="Where a pass cannot meet its budget, go as far as it can."
+)
 @click.option("--report", metavar="R.json", help="Write the report as JSON.")
 @click.option("--no-measure", is_flag=True, help="Decide by the recorded table, not by timing.")
 @click.option("--decisions", metavar="R.json", help="Decide as an earlier report says.")
@@ -101,6 +104,7 @@ def command(
     max_error: float | None,
     max_drop: float | None,
     metric: str | None,
+    best_effort: bool,
     report: str | None,
     no_measure: bool,
     decisions: str | None,
@@ -136,6 +140,7 @@ def command(
         plan.check()
         destination = plan.path if written is None else destination
     pipeline = api.with_max_drop(Pipeline.parse(passes), max_drop, metric)
+    pipeline = api.with_best_effort(pipeline) if best_effort else pipeline
     check_names(pipeline, "--disable", disable)
     check_names(pipeline, "--print-ir-after", [name for name in print_ir_after if name != "all"])
     check_names(pipeline, "--explain", [] if explain is None else [explain])

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -31,16 +31,86 @@ _THREADS = 1
 
 
 class Stopwatch:
-    """Times a model that is cut against the whole one.
+    """Times variants of a model against the whole one.
+
+    Args:
+        model: The whole one; it is not changed.
+        ctx: Takes the decisions; its first calibration sample, if any, is what is run.
+    """
+
+    def __init__(self, model: ir.Model, ctx: PassContext) -> None:
+        self.model = model
+        self.ctx = ctx
+        self._known: dict[str, float] = {}
+        self._digest = _digest(model)
+
+    def left(self, key: str, question: str, variant: Callable[[], ir.Model]) -> float:
+        """Return the share of the time that is left.
+
+        Args:
+            key: What tells the variant from others of this model.
+            question: The variant in words, for the report.
+            variant: Makes it.
+
+        Raises:
+            InputError: nothing can be measured here for the target.
+        """
+        if key not in self._known:
+            self._known[key] = self._asked(key, question, variant)
+        return self._known[key]
+
+    def _asked(self, key: str, question: str, variant: Callable[[], ir.Model]) -> float:
+        from burnish.passes.decide import Decision, Decisions
+
+        ctx = self.ctx
+        taken = ctx.decisions
+        if taken is None:
+            taken = Decisions.start(self.model, ctx, measure=True)
+        asked = Decision(
+            key=hashlib.sha256(f"{self._digest} {key}".encode()).hexdigest(),
+            question=question,
+            rule="latency",
+            operator="",
+            shapes=[],
+            dtype="",
+        )
+        answer = taken.ask(asked, lambda: self._timed(variant()))
+        if answer.ratio is None:
+            raise InputError(
+                f"latency cannot be had: {answer.note or 'it was not measured'}",
+                hint="let it be measured on the target, or give flops=",
+            )
+        return 1 / answer.ratio
+
+    def _timed(self, variant: ir.Model) -> Answer:
+        from burnish.backends.answers import Answer
+        from burnish.backends.measure import compare, random_feeds
+        from burnish.backends.onnxruntime import session
+
+        samples = self.ctx.calibration
+        with (
+            session(self.model, threads=_THREADS, optimize="all") as before,
+            session(variant, threads=_THREADS, optimize="all") as after,
+        ):
+            feeds = random_feeds(before) if samples is None else next(iter(samples))
+            sides = {"before": before, "after": after}
+            compare(sides, feeds, repeats=1, warmup=1)  # what is done on the first runs alone
+            started = time.perf_counter()
+            compare(sides, feeds, repeats=1, warmup=0)
+            fewest = _FEWEST_ROUNDS * (time.perf_counter() - started)
+            budget = max(_SECONDS, fewest)
+            found = compare(sides, feeds, repeats=_ROUNDS, warmup=0, budget=budget)["after"]
+        return Answer(found.speedup, found.low, found.high)
+
+
+class Cuts:
+    """Times a model with some of its units gone.
 
     Args:
         model: The whole one; it is not changed.
         candidates: What may be cut.
         orders: Of each, places of its units, the first to go first.
-        ctx: Takes the decisions; its first calibration sample, if any, is what is run.
-
-    Raises:
-        InputError: nothing can be measured here for the target.
+        ctx: See `Stopwatch`.
     """
 
     def __init__(
@@ -53,48 +123,22 @@ class Stopwatch:
         self.model = model
         self.candidates = candidates
         self.orders = orders
-        self.ctx = ctx
-        self._known: dict[bytes, float] = {}
-        self._digest = _digest(model)
+        self._watch = Stopwatch(model, ctx)
 
     def left(self, gone: Counts) -> float:
-        """Return the share of the time that is left, with so many units of each candidate gone."""
-        key = np.asarray(gone, np.int64).tobytes()
-        if key not in self._known:
-            self._known[key] = self._asked(gone) if np.any(gone) else 1.0
-        return self._known[key]
+        """Return the share of the time that is left, with so many units of each candidate gone.
 
-    def _asked(self, gone: Counts) -> float:
-        from burnish.passes.decide import Decision, Decisions
-
-        ctx = self.ctx
-        taken = ctx.decisions
-        if taken is None:
-            taken = Decisions.start(self.model, ctx, measure=True)
+        Raises:
+            InputError: nothing can be measured here for the target.
+        """
+        if not np.any(gone):
+            return 1.0
         kept = [each.count - int(less) for each, less in zip(self.candidates, gone, strict=True)]
-        sizes = [str(count) for count in kept]
-        key = hashlib.sha256(f"{self._digest} {' '.join(sizes)}".encode()).hexdigest()
-        asked = Decision(
-            key=key,
-            question=f"the model with {sum(kept)} of {sum(c.count for c in self.candidates)} units",
-            rule="latency",
-            operator="",
-            shapes=[],
-            dtype="",
-        )
-        answer = taken.ask(asked, lambda: self._timed(gone))
-        if answer.ratio is None:
-            raise InputError(
-                f"latency cannot be had: {answer.note or 'it was not measured'}",
-                hint="let it be measured on the target, or give flops=",
-            )
-        return 1 / answer.ratio
+        whole = sum(candidate.count for candidate in self.candidates)
+        question = f"the model with {sum(kept)} of {whole} units"
+        return self._watch.left(" ".join(map(str, kept)), question, lambda: self._cut(gone))
 
-    def _timed(self, gone: Counts) -> Answer:
-        from burnish.backends.answers import Answer
-        from burnish.backends.measure import compare, random_feeds
-        from burnish.backends.onnxruntime import session
-
+    def _cut(self, gone: Counts) -> ir.Model:
         copy = self.model.clone()
         removed = [
             candidate.group.units[np.sort(order[:less])]
@@ -102,20 +146,7 @@ class Stopwatch:
         ]
         # Units are numbered in the order of the graph, which the copy has too.
         Cut(Units(couplings_of(copy)), np.concatenate(removed)).apply(copy)
-        samples = self.ctx.calibration
-        with (
-            session(self.model, threads=_THREADS, optimize="all") as before,
-            session(copy, threads=_THREADS, optimize="all") as after,
-        ):
-            feeds = random_feeds(before) if samples is None else next(iter(samples))
-            sides = {"before": before, "after": after}
-            compare(sides, feeds, repeats=1, warmup=1)  # what is done on the first runs alone
-            started = time.perf_counter()
-            compare(sides, feeds, repeats=1, warmup=0)
-            fewest = _FEWEST_ROUNDS * (time.perf_counter() - started)
-            budget = max(_SECONDS, fewest)
-            found = compare(sides, feeds, repeats=_ROUNDS, warmup=0, budget=budget)["after"]
-        return Answer(found.speedup, found.low, found.high)
+        return copy
 
 
 def _digest(model: ir.Model) -> str:

@@ -52,14 +52,16 @@ _SUMS = frozenset({"Conv", "ConvTranspose", "MatMul", "Gemm", "Einsum"})
 
 
 class Survivors:
-    """Which indices of the whole model's values are left, over one or more cuts.
+    """What is left of the whole model's values, over one or more cuts.
 
     Attributes:
         left: Name of a value -> axis -> indices in the whole model, of the axes that were cut.
+        instead: Names of values that are read instead of some that are gone.
     """
 
     def __init__(self) -> None:
         self.left: dict[str, dict[int, NDArray[np.int64]]] = {}
+        self.instead: set[str] = set()
 
     def cut(self, cut: Cut) -> None:
         """Note what is about to be cut."""
@@ -151,7 +153,8 @@ class Aim:
 def _waves(model: ir.Model, survivors: Survivors) -> Iterator[list[Target]]:
     """Yield layers to fit, those together that do not depend on one another."""
     depth: dict[ir.Value, int] = {}
-    changed: set[ir.Value] = set()
+    every = (*model.graph.inputs, *(value for node in model.graph for value in node.outputs))
+    changed = {value for value in every if value.name in survivors.instead}
     layers = {layer.node: layer for layer in layers_of(model) if not layer.shared}
     last = {layer.nodes[-1]: layer for layer in layers.values()}
     found: list[tuple[int, Layer]] = []

@@ -12,44 +12,34 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from burnish.errors import BudgetError, InputError
-from burnish.passes.base import Pass
+from burnish.errors import InputError
 from burnish.passes.context import PassContext
 from burnish.passes.edit import drop_initializer, names_of, use_count
 from burnish.passes.fuse.blocked import block_size
 from burnish.passes.options import option
 from burnish.passes.prune import plan
+from burnish.passes.prune.budget import Budgeted
 from burnish.passes.prune.coupling import Units, couplings_of
 from burnish.passes.prune.cut import Cut
 from burnish.passes.prune.importance import CRITERIA, is_matrix
 from burnish.passes.prune.plan import CONVOLUTIONS, Candidate, Cost, Counts
 from burnish.passes.prune.rank import MEASURED, Ranking, rank
-from burnish.passes.prune.weights import QUANTIZED, check_patterns, is_quantized
+from burnish.passes.prune.weights import check_patterns
 from burnish.passes.shapes import infer_shapes
 
 _DEFAULT_RATIO = 0.25
-_BUDGETS = ("flops", "params", "latency")
 
 
 @dataclass(frozen=True)
-class Structured(Pass):
+class Structured(Budgeted):
     """Cut out what matters least; subclasses say of which structure."""
 
-    lossless: ClassVar[bool] = False
+    amount: ClassVar[str] = "ratio"
     structure: ClassVar[str]
     noun: ClassVar[str]
 
     ratio: float | None = option(
         None, help="share of each group to cut; 0.25 unless a budget is given", min=0, max=1
-    )
-    flops: float | None = option(
-        None, help="share of the model's operations that may be left", min=0, max=1
-    )
-    params: float | None = option(
-        None, help="share of the model's parameters that may be left", min=0, max=1
-    )
-    latency: float | None = option(
-        None, help="share of the time for a run that may be left, measured here", min=0, max=1
     )
     scope: str = option(
         "auto",
@@ -64,33 +54,11 @@ class Structured(Pass):
         "else l2",
         choices=CRITERIA,
     )
-    exclude: tuple[str, ...] = option((), help="glob patterns of names of nodes or weights")
-    recover: bool = option(
-        True, help="with calibration data, fit the layers behind what was cut to make up for it"
-    )
-    best_effort: bool = option(False, help="go as far as possible where a budget cannot be met")
-
-    def __post_init__(self) -> None:
-        """Refuse several goals at once."""
-        super().__post_init__()
-        goals = [name for name in ("ratio", *_BUDGETS) if getattr(self, name) is not None]
-        if len(goals) > 1:
-            raise InputError(f"options {goals[0]!r} and {goals[1]!r} exclude each other")
 
     @property
     def alignment(self) -> int | None:
         """What kept counts are multiples of; None for what the runtime computes at a time."""
         return 1
-
-    @property
-    def rule(self) -> str:
-        """Name of the rewrite."""
-        return self.name
-
-    @property
-    def budget(self) -> str | None:
-        """Name of the budget there is."""
-        return next((name for name in _BUDGETS if getattr(self, name) is not None), None)
 
     def apply(self, model: ir.Model, ctx: PassContext) -> None:
         """Find groups of units, rank them, choose, and cut.
@@ -100,9 +68,7 @@ class Structured(Pass):
             BudgetError: the budget cannot be met.
         """
         infer_shapes(model)
-        if any(is_quantized(node) for node in model.graph.all_nodes()):
-            ctx.refuse(self.rule, model.graph.name or "model", QUANTIZED)
-            ctx.warn(f"{self.name}: nothing done: {QUANTIZED}")
+        if self.refuses(model, ctx):
             return
         copies = _unshare(model)
         units = Units(couplings_of(model))
@@ -188,7 +154,7 @@ class Structured(Pass):
             scope = "sensitivity" if samples is not None and self.budget is not None else "group"
         trials = None
         if scope == "sensitivity":
-            from burnish.passes.prune.trials import Trials
+            from burnish.passes.prune.trials import Outputs, Trials
 
             if samples is None:
                 raise InputError(
@@ -196,7 +162,7 @@ class Structured(Pass):
                     hint="give --calibration, or use scope=global",
                 )
             work = Cost(model, units, candidates, "flops").total * MEASURED * len(candidates)
-            trials = Trials(model, units, samples, work)
+            trials = Trials(model, units, Outputs(model, samples, work, "give scope=group"))
         return rank(model, units, candidates, criterion, trials, ctx)
 
     def _choose(
@@ -230,18 +196,12 @@ class Structured(Pass):
         budget = getattr(self, self.budget)
         left = cost.left
         if name == "latency":
-            from burnish.passes.prune.latency import Stopwatch
+            from burnish.passes.prune.latency import Cuts
 
-            left = Stopwatch(model, candidates, [each.order for each in ranked], ctx).left
+            left = Cuts(model, candidates, [each.order for each in ranked], ctx).left
         step = plan.first_within(path, left, budget)
         if step is None:
-            least = left(path[-1])
-            text = (
-                f"{self.name}: {name}={budget:g} cannot be met: {least:.3g} is the least there is"
-            )
-            if not self.best_effort:
-                raise BudgetError(text, hint="raise the budget, or give best_effort=true")
-            ctx.warn(text)
+            self.missed(f"{name}={budget:g}", f"{left(path[-1]):.3g} is the least there is", ctx)
             return np.asarray(path[-1])
         if curves and name != "latency":
             return plan.give_back(path[step], curves, cost, budget)

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How much the model's outputs change when units of one group go: measured, group by group.
+"""How much the model's outputs change when parts of it go: measured, on held-out samples.
 
-The units are zeroed, their readers make up for them, and the model runs on samples that nothing was
-fitted to. The loss is the squared difference of the outputs from the whole model's, relative to
-their variance: no label is needed. (As the sensitivity scans of H. Li et al., "Pruning Filters for
-Efficient ConvNets", 2017, section 3.2, after reconstruction.)
+The loss is the squared difference of the outputs from the whole model's, relative to their
+variance: no label is needed. Of units of a group, these are zeroed, and their readers make up for
+them. (As the sensitivity scans of H. Li et al., "Pruning Filters for Efficient ConvNets", 2017,
+section 3.2, after reconstruction.)
 """
 
 from __future__ import annotations
@@ -34,21 +34,26 @@ BYTES = 64 << 20
 """Of those samples and their outputs."""
 
 
-class Trials:
-    """Runs a model with some of its units zeroed, beside the whole one.
+class Outputs:
+    """What a model gives, to compare variants of it with.
 
     Args:
-        model: As analyzed; it is not changed.
-        units: The analysis.
+        model: The whole one; it is not changed.
         samples: Held-out ones are run on; of very few, all.
-        operations: Of one run, times the trials there will be.
+        operations: Of one run, times the variants there will be.
+        hint: What to do where there is nothing to compare.
+
+    Raises:
+        InputError: no output can be compared, or the model does not run.
     """
 
     def __init__(
-        self, model: ir.Model, units: Units, samples: CalibrationSource, operations: float
+        self,
+        model: ir.Model,
+        samples: CalibrationSource,
+        operations: float,
+        hint: str | None = None,
     ) -> None:
-        self.model = model
-        self.units = units
         self.feeds: list[Mapping[str, Array]] = []
         self.wanted: list[dict[str, Array]] = []
         self.names = [
@@ -57,10 +62,8 @@ class Trials:
             if value.dtype is None or value.dtype.is_floating_point()
         ]
         if not self.names:
-            raise InputError(
-                "no output of the model is a floating-point number to compare",
-                hint="give scope=group",
-            )
+            text = "no output of the model is a floating-point number to compare"
+            raise InputError(text, hint=hint)
         room = BYTES
         most = int(np.clip(OPERATIONS / max(operations, 1), *SAMPLES))
         with session(model, optimize="all") as whole:
@@ -73,8 +76,35 @@ class Trials:
                     break
         self.spread = {name: _spread([each[name] for each in self.wanted]) for name in self.names}
 
-    def loss(self, group: Group, stage: Stage) -> float:
+    def loss(self, variant: ir.Model) -> float:
         """Return the squared error of the outputs relative to their variance, mean over outputs."""
+        errors = dict.fromkeys(self.names, 0.0)
+        with session(variant, optimize="all") as running:
+            for number, (feeds, wanted) in enumerate(zip(self.feeds, self.wanted, strict=True)):
+                for name, array in _run(running, feeds, self.names, number).items():
+                    difference = array.astype(np.float64) - wanted[name]
+                    errors[name] += float(np.vdot(difference, difference))
+        shares = [error / self.spread[name] for name, error in errors.items()]
+        loss = sum(shares) / len(shares)
+        return loss if np.isfinite(loss) else np.finfo(np.float64).max
+
+
+class Trials:
+    """Runs a model with some of its units zeroed, beside the whole one.
+
+    Args:
+        model: As analyzed; it is not changed.
+        units: The analysis.
+        outputs: Of the whole one.
+    """
+
+    def __init__(self, model: ir.Model, units: Units, outputs: Outputs) -> None:
+        self.model = model
+        self.units = units
+        self.outputs = outputs
+
+    def loss(self, group: Group, stage: Stage) -> float:
+        """Return the loss without what is gone at a stage of one group; see `Outputs.loss`."""
         copy = self.model.clone()
         cut = Cut(self.units, group.units[stage.removed])
         cut.mask(self.model, copy)
@@ -86,15 +116,7 @@ class Trials:
             before = layer.rows[0].astype(np.float64)
             own[layer.name].replace((rows * kept[:, None])[None])
             shift_bias(own[layer.name], ((before - rows) @ mean) * kept)
-        errors = dict.fromkeys(self.names, 0.0)
-        with session(copy, optimize="all") as running:
-            for number, (feeds, wanted) in enumerate(zip(self.feeds, self.wanted, strict=True)):
-                for name, array in _run(running, feeds, self.names, number).items():
-                    difference = array.astype(np.float64) - wanted[name]
-                    errors[name] += float(np.vdot(difference, difference))
-        shares = [error / self.spread[name] for name, error in errors.items()]
-        loss = sum(shares) / len(shares)
-        return loss if np.isfinite(loss) else np.finfo(np.float64).max
+        return self.outputs.loss(copy)
 
 
 def _chosen(samples: CalibrationSource) -> Iterator[tuple[int, Mapping[str, Array]]]:

@@ -300,6 +300,7 @@ def _calib(model: Path, **arrays: np.ndarray) -> list[object]:
         (lambda m: [m, "--max-error", "nan"], "nan"),
         (lambda m: [m, "--passes", "quant", "--max-drop", "lots"], "give one such as 1%"),
         (lambda m: [m, "--max-drop", "1%"], "put quant into the pipeline"),
+        (lambda m: [m, "--best-effort"], "leave out --best-effort"),
         (lambda m: [m, "--passes", "quant", "--max-drop", "1%"], "nothing to judge by"),
         (lambda m: ["."], "is a folder"),
         (lambda m: ["/"], "is a folder"),
@@ -355,6 +356,22 @@ def test_a_missed_budget_exits_4_and_writes_nothing(run: Run, model: Path) -> No
     assert result.code == 4
     assert "the budget is 0.001" in result.err
     assert files(model.parent) == {"m.onnx"}
+
+
+def test_best_effort_goes_as_far_as_it_can(run: Run, model: Path) -> None:
+    passes = ("--passes", "cleanup,prune-neurons{params=0.01 align=8}")
+    result = run(model, *passes)
+    assert result.code == 4
+    assert "params=0.01 cannot be met: 0.25 is the least there is" in result.err
+    assert "add --best-effort" in result.err
+    assert files(model.parent) == {"m.onnx"}
+    result = run(model, *passes, "--best-effort")
+    assert result.code == 0, result.err
+    assert "params=0.01 cannot be met: 0.25 is the least there is" in result.out + result.err
+    assert files(model.parent) == {"m.onnx", "m.opt.onnx"}
+    written = onnx.load(model.with_name("m.opt.onnx"))
+    # Of 32 neurons, each with 16 weights, a bias and 8 weights behind, 8 are left.
+    assert {tuple(each.dims) for each in written.graph.initializer} == {(16, 8), (8,), (8, 8)}
 
 
 def test_an_internal_error_exits_1_with_a_reproducer(
