@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -83,7 +83,7 @@ class Partition:
         return max(costs) * len(costs) / sum(costs) - 1 if sum(costs) else 0.0
 
     def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
-        """Run the stages one after the other, each loaded for as long as it runs.
+        """Run the stages one after the other, each loaded for as long as it runs; all by the CPU.
 
         Raises:
             InputError: the runtime refuses a stage, or a feed is wrong.
@@ -122,7 +122,7 @@ def partition(
         InputError: there are too few nodes, or it does not run.
         VerificationError: the stages do not compute what the model does.
     """
-    from burnish.backends import measure, numeric
+    from burnish.backends import measure
     from burnish.backends.onnxruntime import session
     from burnish.passes.shapes import infer_shapes
 
@@ -131,7 +131,7 @@ def partition(
     if not balance >= 0:  # NaN, too
         raise InputError(f"a balance of {balance:g} is none", hint="give 0 or more")
     infer_shapes(model)
-    graph = _Flow.of(model, dims)
+    graph = Flow.of(model, dims)
     if len(graph.nodes) < stages:
         raise InputError(
             f"{len(graph.nodes)} nodes that depend on inputs make no {stages} stages",
@@ -141,51 +141,91 @@ def partition(
         feeds = measure.random_feeds(whole, seed, dims)
         expected = whole.run(feeds)
     costs = graph.operations() if cost == "flops" else _times(model, graph.nodes, feeds)
-    found = _extract(model, graph, costs, _assign(graph, costs, stages, balance), stages)
+    found = extract(model, graph, costs, _assign(graph, costs, stages, balance), stages)
+    check(found, feeds, expected)
+    return found
+
+
+def check(found: Partition, feeds: Mapping[str, Array], expected: Mapping[str, Array]) -> None:
+    """Compare the stages, run one after the other, with outputs of the whole model.
+
+    Raises:
+        VerificationError: they do not compute what the model does.
+    """
+    from burnish.backends import numeric
+
     difference = numeric.compare_outputs(expected, found.run(feeds))
     if not difference.ok:
         raise VerificationError(
             f"the stages do not compute what the model does: {difference.worst}"
         )
-    return found
 
 
 # --- the flow of data --------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
-class _Flow:
+class Flow:
     """The nodes of the main graph that depend on inputs, in order, and what flows between them.
 
-    Nodes that depend on constants alone go along with whoever needs them.
+    Nodes that depend on constants alone go along with whoever needs them, in every stage.
+
+    Attributes:
+        nodes: They.
+        index: Node -> its place in `nodes`.
+        size: Size of a dimension.
+        users: Value that one of them computes -> places of those that need it.
     """
 
     nodes: list[ir.Node]
     index: dict[ir.Node, int]
     size: Any  # passes.prune.flops.Sizes
-    users: dict[ir.Value, list[int]]  # by value that a node computes
+    users: dict[ir.Value, list[int]]
 
     @staticmethod
-    def of(model: ir.Model, dims: Mapping[str, int] | None) -> _Flow:
+    def of(
+        model: ir.Model,
+        dims: Mapping[str, int] | None = None,
+        along: Container[ir.Node] = (),
+    ) -> Flow:
+        """Find it.
+
+        Args:
+            model: With shapes inferred.
+            dims: Sizes of symbolic dimensions by name.
+            along: Further nodes that go along with whoever needs them. None may give an output of
+                the model.
+        """
         from burnish.passes.prune.flops import Sizes
 
         inputs = {value for value in model.graph.inputs if not value.is_initializer()}
         moving: set[ir.Value] = set(inputs)
         nodes = []
         for node in model.graph:
-            read = list(_read(node))
+            read = list(reads(node))
             # A node without inputs may draw random numbers: it must not run in two stages.
             if any(value in moving for value in read) or not (read or node.op_type == "Constant"):
-                nodes.append(node)
                 moving.update(node.outputs)
+                if node not in along:
+                    nodes.append(node)
         index = {node: number for number, node in enumerate(nodes)}
         users: dict[ir.Value, list[int]] = {}
         for number, node in enumerate(nodes):
-            for value in dict.fromkeys(_read(node)):
+            for value in _read_deep(node, index):
                 producer = value.producer()
                 if producer in index:
                     users.setdefault(value, []).append(number)
-        return _Flow(nodes, index, Sizes(model, dims), users)
+        return Flow(nodes, index, Sizes(model, dims), users)
+
+    def sources(self) -> list[set[int]]:
+        """Of each node, the places of those whose values it needs."""
+        found: list[set[int]] = [set() for _ in self.nodes]
+        for value, users in self.users.items():
+            producer = value.producer()
+            assert producer is not None
+            for user in users:
+                found[user].add(self.index[producer])
+        return found
 
     def operations(self) -> list[float]:
         """Cost of each node: its products and sums, and one operation for each output element."""
@@ -205,7 +245,7 @@ class _Flow:
         return max(1, int(self.elements(value) * width))
 
 
-def _read(node: ir.Node) -> Iterator[ir.Value]:
+def reads(node: ir.Node) -> Iterator[ir.Value]:
     """Values that a node reads, those that its subgraphs take from outside among them."""
     yield from (value for value in node.inputs if value is not None)
     for attribute in node.attributes.values():
@@ -240,7 +280,7 @@ def _times(model: ir.Model, nodes: Sequence[ir.Node], feeds: Mapping[str, Array]
 # --- cuts --------------------------------------------------------------------------------------
 
 
-def _assign(flow: _Flow, costs: Sequence[float], stages: int, balance: float) -> list[int]:
+def _assign(flow: Flow, costs: Sequence[float], stages: int, balance: float) -> list[int]:
     """The stage of each node."""
     ends = np.cumsum(costs)
     best: tuple[tuple[float, float], list[int]] | None = None
@@ -259,7 +299,7 @@ def _assign(flow: _Flow, costs: Sequence[float], stages: int, balance: float) ->
     return best[1]
 
 
-def _cut_all(flow: _Flow, ends: np.ndarray[Any, Any], stages: int, slack: float) -> list[int]:
+def _cut_all(flow: Flow, ends: np.ndarray[Any, Any], stages: int, slack: float) -> list[int]:
     chosen = [0] * len(ends)
     mean = float(ends[-1]) / stages
     middles = ends - np.diff(ends, prepend=0.0) / 2
@@ -280,7 +320,7 @@ def _cut_all(flow: _Flow, ends: np.ndarray[Any, Any], stages: int, slack: float)
 
 
 def _minimum_cut(
-    flow: _Flow, before: np.ndarray[Any, Any], after: np.ndarray[Any, Any]
+    flow: Flow, before: np.ndarray[Any, Any], after: np.ndarray[Any, Any]
 ) -> list[int]:
     """Nodes behind the cut with the least data, given those surely before and surely behind it."""
     import networkx
@@ -310,7 +350,7 @@ def _minimum_cut(
     return [number for number in range(len(flow.nodes)) if place(number) in behind]
 
 
-def _crossing(flow: _Flow, chosen: Sequence[int]) -> Iterator[ir.Value]:
+def _crossing(flow: Flow, chosen: Sequence[int]) -> Iterator[ir.Value]:
     """Values that one stage computes and a later one reads."""
     for value, users in flow.users.items():
         producer = value.producer()
@@ -323,9 +363,21 @@ def _crossing(flow: _Flow, chosen: Sequence[int]) -> Iterator[ir.Value]:
 # --- stages ------------------------------------------------------------------------------------
 
 
-def _extract(
-    model: ir.Model, flow: _Flow, costs: Sequence[float], chosen: Sequence[int], stages: int
+def extract(
+    model: ir.Model, flow: Flow, costs: Sequence[float], chosen: Sequence[int], stages: int
 ) -> Partition:
+    """Make a model of each stage.
+
+    Args:
+        model: What is cut; it is not changed.
+        flow: Its flow.
+        costs: Cost of each node of the flow.
+        chosen: Stage of each; no node may come before one that it needs, and no stage be empty.
+        stages: How many there are.
+
+    Raises:
+        InputError: the type of a value that a cut crosses is unknown.
+    """
     crossing = set(_crossing(flow, chosen))
     results = [value for value in model.graph.outputs if not value.is_graph_input()]
     made = []
@@ -363,13 +415,17 @@ def _extract(
     )
 
 
-def _read_deep(node: ir.Node, index: Mapping[ir.Node, int]) -> Iterator[ir.Value]:
-    """What a node reads, and what the nodes that go along with it read."""
-    for value in _read(node):
-        yield value
-        producer = value.producer()
+def _read_deep(node: ir.Node, index: Mapping[ir.Node, int]) -> list[ir.Value]:
+    """What a node reads, and what the nodes that go along with it read; each value once."""
+    found = dict.fromkeys(reads(node))
+    pending = list(found)
+    while pending:
+        producer = pending.pop().producer()
         if producer is not None and producer not in index and producer.graph is node.graph:
-            yield from _read_deep(producer, index)
+            further = [value for value in reads(producer) if value not in found]
+            found.update(dict.fromkeys(further))
+            pending += further
+    return list(found)
 
 
 def _model(model: ir.Model, inputs: Sequence[ir.Value], outputs: Sequence[ir.Value]) -> ir.Model:

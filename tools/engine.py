@@ -12,11 +12,12 @@ _NODES = 3
 
 
 def engines(text: str) -> list[Path]:
-    """The engine files that a path names: one, or those of an artefact; none if it is neither."""
+    """The engine files that a path names: one, or those of an artefact and its parts; or none."""
     from burnish.backends.tensorrt.plan import is_engine
 
     path = Path(text)
-    found = sorted(path.glob("*.engine")) if path.is_dir() else [path]
+    parts = ("*.engine", "part-*/*.engine")
+    found = [f for part in parts for f in sorted(path.glob(part))] if path.is_dir() else [path]
     return [file for file in found if is_engine(file)]
 
 

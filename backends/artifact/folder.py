@@ -177,7 +177,7 @@ def _manifest(
     return Manifest(
         **{
             **origin,
-            "kind": kind,
+            "kind": built.kind or kind,
             "entry": built.entry,
             "target": target.name,
             "versions": {**origin.get("versions", {}), **built.versions},

@@ -30,6 +30,7 @@ _MODULES = {
     "ort": "burnish.backends.artifact.onnx_optimized",
     "ep-context": "burnish.backends.artifact.ep_context",
     "tensorrt-engine": "burnish.backends.tensorrt.artifact",
+    "staged": "burnish.backends.artifact.staged",
 }
 
 # Target, up to its first colon -> the kind that is built for it unless one is named.
@@ -75,6 +76,7 @@ class Built:
         versions: Versions of packages that took part, beside burnish's own.
         profiles: `Manifest.profiles`, where they are not those asked for.
         warnings: One line each, for the report.
+        kind: The kind that it became, where that is not the one asked for.
     """
 
     entry: str
@@ -84,6 +86,7 @@ class Built:
     versions: Mapping[str, str] = field(default_factory=dict)
     profiles: tuple[Profile, ...] | None = None
     warnings: tuple[str, ...] = ()
+    kind: str | None = None
 
 
 class Kind(Protocol):

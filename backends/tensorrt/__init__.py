@@ -7,6 +7,7 @@ surgery     what the parser needs changed                 parse       model -> n
 build       network -> engine                             plan        structure of an engine
 gpu         the GPU that is here                          runtime     run an engine on it
 artifact    the kind `tensorrt-engine`                    progress    the builder's progress
+fallback    parts for it, and parts for ONNX Runtime
 
 TensorRT for RTX (`tensorrt_rtx`) builds engines for other machines' GPUs, without one of its own.
 `tensorrt` needs the GPU that it builds for.

@@ -8,6 +8,8 @@ that runs on all GPUs from Ampere on.
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -28,11 +30,24 @@ MODEL = "model.onnx"
 def build(request: Request) -> Built:
     """Write `NAME.engine` for each compute capability, or `any.engine`, or `here.engine`.
 
+    Where nodes are refused that are to be left to ONNX Runtime, it is kind `staged` that is built.
+
     Raises:
-        UnsupportedError: the parser refuses nodes; they are named before anything is built.
+        UnsupportedError: the parser refuses nodes, and they are not left to ONNX Runtime; they are
+            named before anything is built.
         InputError: options or profiles are wrong, or a GPU is needed and missing.
         BurnishError: TensorRT fails.
     """
+    options = BuildOptions.of(request.options)
+    try:
+        return _engines(request, options)
+    except parse.UnsupportedError:
+        if options.fallback is None:
+            raise
+    return _staged(request, options)
+
+
+def _engines(request: Request, options: BuildOptions) -> Built:
     from burnish.backends.onnxfile import save
 
     name, _, devices = request.target.name.partition(":")
@@ -42,7 +57,6 @@ def build(request: Request) -> Built:
             hint="choose --target tensorrt-rtx:sm89,sm120 or tensorrt",
         )
     trt = module.load(name)
-    options = BuildOptions.of(request.options)
     shapes, derived = profiles.resolve(request.model, request.profiles)
     maker = building.builder(trt)
     _load_plugins(trt, options)
@@ -88,6 +102,33 @@ def build(request: Request) -> Built:
     )
 
 
+def _staged(request: Request, options: BuildOptions) -> Built:
+    """Engines of what TensorRT takes, models for ONNX Runtime of what it refuses."""
+    from burnish.backends.artifact import staged
+    from burnish.backends.tensorrt import fallback
+
+    trt = module.load(request.target.name.partition(":")[0])
+    shapes, derived = profiles.resolve(request.model, request.profiles)
+    model = surgery.prepare(request.model).clone()
+    found = fallback.split(trt, building.builder(trt), model, shapes)
+    own = {key: value for key, value in options.as_dict().items() if key != "fallback"}
+    parts = [
+        staged.Part("tensorrt-engine", stage, spans, own) if engine else staged.Part("onnx", stage)
+        for stage, engine, spans in zip(
+            found.parts.stages, found.engines, found.profiles, strict=True
+        )
+    ]
+    details = {
+        "options": options.as_dict(),
+        "left": [dataclasses.asdict(item) for item in found.left],
+    }
+    built = staged.write(request, parts, details)
+    lines = (
+        (str(found), *built.warnings) if derived is None else (derived, str(found), *built.warnings)
+    )
+    return dataclasses.replace(built, profiles=shapes, warnings=lines)
+
+
 def load(folder: Path, manifest: Manifest, settings: SessionSettings) -> Session:  # noqa: ARG001
     """Load the engine for the GPU that is here; settings of ONNX Runtime mean nothing to it.
 
@@ -123,9 +164,30 @@ def _built_for(target: str) -> str | None:
 
 
 def _load_plugins(trt: Any, options: BuildOptions) -> None:
-    registry = trt.get_plugin_registry()
     for path in options.plugins:
         if not Path(path).is_file():
             raise InputError(f"there is no library of plugins at {path}", hint="check plugins=")
-        if registry.load_library(path) is None:
-            raise InputError(f"{path} holds no plugins that TensorRT can load")
+        _load_library(trt, path)
+
+
+@functools.cache
+def _load_library(trt: Any, path: str) -> Any:
+    """Load a library once: it stays loaded as long as the process lives."""
+    with module.messages(trt):  # which say nothing of why
+        library = trt.get_plugin_registry().load_library(path)
+    if library is None:
+        raise InputError(
+            f"{path} holds no plugins that TensorRT can load: {_no_library(path)}",
+            hint="check plugins=",
+        )
+    return library
+
+
+def _no_library(path: str) -> str:
+    import ctypes
+
+    try:
+        ctypes.CDLL(path)
+    except OSError as error:  # such as a library that it needs in turn
+        return " ".join(str(error).split())
+    return "it is a library without any"

@@ -14,6 +14,9 @@ from burnish.errors import InputError
 # operators, not in them; there is no float64.
 _COMPUTE = frozenset({"FLOAT", "FLOAT16", "BFLOAT16", "INT32", "INT64", "BOOL"})
 _QUANTIZED = frozenset({"INT8", "UINT8", "INT4", "FLOAT8E4M3FN", "FLOAT4E2M1"})
+TYPES = _COMPUTE | _QUANTIZED
+"""Element types of tensors that an engine may hold. float64 would silently become float32."""
+
 # What quantized tensors may go through.
 _ON_QUANTIZED = frozenset({"QuantizeLinear", "DequantizeLinear", "Cast"})
 

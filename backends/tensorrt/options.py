@@ -44,6 +44,11 @@ class BuildOptions:
     tf32: bool = option(True, help="float32 products may round their inputs to 10 bits")
     streaming: bool = option(False, help="weights can stay in the host's memory as it runs")
     plugins: tuple[str, ...] = option((), help="libraries of plugins that the model needs")
+    fallback: str | None = option(
+        None,
+        help="`onnxruntime` runs the nodes that TensorRT refuses; none refuses the model",
+        choices=("onnxruntime",),
+    )
 
     def __post_init__(self) -> None:
         for item in options_of(type(self)):

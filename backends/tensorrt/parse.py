@@ -28,6 +28,7 @@ class Unsupported:
         made_by: The pass that made it; None if it came with the model.
         reason: What the parser says.
         remedy: What to do.
+        output: Name of its first output; None if the node was not found in the model.
     """
 
     node: str
@@ -35,6 +36,7 @@ class Unsupported:
     made_by: str | None
     reason: str
     remedy: str
+    output: str | None = None
 
 
 class UnsupportedError(InputError):
@@ -135,7 +137,8 @@ def _because(node: ir.Node, reason: str) -> Unsupported:
 
     op_type = f"{node.domain}::{node.op_type}" if node.domain else node.op_type
     made = made_by(node)
-    return Unsupported(describe(node), op_type, made, reason, _remedy(op_type, reason, made))
+    remedy = _remedy(op_type, reason, made)
+    return Unsupported(describe(node), op_type, made, reason, remedy, node.outputs[0].name)
 
 
 def _refused(parser: Any, model: ir.Model) -> Iterator[Unsupported]:
@@ -199,7 +202,10 @@ def _remedy(op_type: str, reason: str, made_by: str | None) -> str:
         return f"leave it out: --disable {made_by}"
     if "plugin" in reason or "operator" in reason:
         return (
-            "rewrite it by the graphsurgeon pass, load its plugin (plugins=FILE), or let ONNX "
-            "Runtime run it: --kind onnx with --provider nv-tensorrt-rtx or tensorrt"
+            "rewrite it by the graphsurgeon pass, load its plugin (--engine plugins=FILE), or let "
+            "ONNX Runtime run it: --engine fallback=onnxruntime"
         )
-    return "change it by the graphsurgeon pass, or let ONNX Runtime run it: --kind onnx"
+    return (
+        "change it by the graphsurgeon pass, or let ONNX Runtime run it: "
+        "--engine fallback=onnxruntime"
+    )

@@ -149,7 +149,7 @@ class EngineSession:
             raise InputError(f"input {missing[0]!r} is missing")
         if self._profiles:
             self._switch(choose(self._profiles, {n: np.shape(feeds[n]) for n in self._inputs}))
-        held = [self._feed(name, np.ascontiguousarray(feeds[name])) for name in self._inputs]
+        held = [self._feed(name, np.asarray(feeds[name], order="C")) for name in self._inputs]
         with module.messages(self._trt) as lines:
             done = self._context.execute_async_v3(self._stream)
         if not done:
