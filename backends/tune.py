@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     import numpy as np
     import onnx_ir as ir
 
+    from burnish.backends.measure import Timing
+
 
 @dataclass(frozen=True)
 class Trial:
@@ -100,10 +102,16 @@ def tune(
             repeats=repeats,
             budget=budget / len(candidates),
         )["after"]
-        kept = found.verdict == "faster"
-        trials.append(Trial(name, value, found.speedup, found.low, found.high, kept))
-        best = changed if kept else best
+        trial = judge(name, value, found)
+        trials.append(trial)
+        best = changed if trial.kept else best
     return Tuned(best, tuple(trials))
+
+
+def judge(setting: str, value: Any, found: Timing) -> Trial:
+    """Whether to keep a setting, given how a session with it compares with one without."""
+    kept = found.verdict == "faster"
+    return Trial(setting, value, found.speedup, found.low, found.high, kept)
 
 
 def _candidates(start: SessionSettings) -> Iterator[tuple[str, Any]]:

@@ -13,11 +13,10 @@ import pytest
 
 import burnish
 from burnish import api
-from burnish.backends import tune as module
 from burnish.backends.artifact.folder import Plan
-from burnish.backends.measure import Comparison, Timing
+from burnish.backends.measure import Timing
 from burnish.backends.settings import SessionSettings
-from burnish.backends.tune import tune
+from burnish.backends.tune import judge, tune
 from burnish.errors import InputError
 from burnish.testing import parse
 
@@ -28,24 +27,29 @@ def model() -> ir.Model:
     return parse("g (float[N,8] x) => (float[N,8] y) { e = Exp(x)  y = Relu(e) }")
 
 
-def test_only_what_is_faster_beyond_doubt_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    ratios = iter([(0.9, 1.3), (1.2, 1.4), (0.5, 0.6)])
+@pytest.mark.parametrize(
+    ("speedup", "low", "high", "text"),
+    [
+        (1.30, 1.20, 1.40, "arena=False: 1.30x (1.20 to 1.40), kept"),
+        (1.10, 0.90, 1.30, "arena=False: 1.10x (0.90 to 1.30), left"),
+        (0.55, 0.50, 0.60, "arena=False: 0.55x (0.50 to 0.60), left"),
+        # Above 1 from end to end, and too close to it to be told apart.
+        (1.014, 1.004, 1.024, "arena=False: 1.01x (1.00 to 1.02), left"),
+    ],
+)
+def test_only_what_is_faster_beyond_doubt_is_kept(
+    speedup: float, low: float, high: float, text: str
+) -> None:
+    timing = Timing("after", 1.0, 0.9, 1.1, 1.2, speedup, low, high)
+    assert str(judge("arena", False, timing)) == text
 
-    def compared(*args: object, **options: object) -> Comparison:
-        low, high = next(ratios)
-        timing = Timing("after", 1.0, 1.0, 1.0, 1.0, (low + high) / 2, low, high)
-        return Comparison((dataclasses.replace(timing, name="before"), timing), 8)
 
-    monkeypatch.setattr(module, "compare_loads", compared)
-    fixed = frozenset({"threads", "prepack", "spinning"})
-    found = tune(model(), _FEEDS, fixed=fixed)
-    assert [(trial.setting, trial.kept) for trial in found.trials] == [
-        ("blocked_layout", False),
-        ("arena", True),
-        ("memory_pattern", False),
-    ]
-    assert found.settings == SessionSettings(arena=False)
-    assert str(found.trials[1]) == "arena=False: 1.30x (1.20 to 1.40), kept"
+def test_what_was_kept_is_what_the_settings_are() -> None:
+    fixed = frozenset({"threads", "prepack"})
+    found = tune(model(), _FEEDS, fixed=fixed, loads=2, repeats=2)
+    assert not fixed & {trial.setting for trial in found.trials}
+    kept = {trial.setting: trial.value for trial in found.trials if trial.kept}
+    assert found.settings == dataclasses.replace(SessionSettings(), **kept)
 
 
 def test_every_setting_is_measured() -> None:
