@@ -12,7 +12,9 @@ handed a size from outside, and the tensor that has the shape is one that it can
 
 from __future__ import annotations
 
+import re
 import tempfile
+import textwrap
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -80,13 +82,24 @@ class Split:
     left: tuple[Left, ...]
 
     def __str__(self) -> str:
-        kinds = dict.fromkeys((item.op_type, item.reason) for item in self.left)
-        text = "; ".join(f"{op_type}: {reason}" for op_type, reason in list(kinds)[:_SHOWN])
-        more = f"; and {len(kinds) - _SHOWN} more kinds" if len(kinds) > _SHOWN else ""
+        reasons: dict[str, dict[str, None]] = {}
+        for item in self.left:
+            reasons.setdefault(textwrap.shorten(item.reason, 100), {})[item.op_type] = None
+        shown = [
+            f"{_some(list(kinds))}: {reason}" for reason, kinds in list(reasons.items())[:_SHOWN]
+        ]
+        if len(reasons) > _SHOWN:
+            shown.append(f"and more, for {len(reasons) - _SHOWN} other reasons")
         return (
             f"TensorRT takes {self.taken} of {self.taken + len(self.left)} nodes, in "
-            f"{sum(self.engines)} of {len(self.engines)} parts; ONNX Runtime runs {text}{more}"
+            f"{sum(self.engines)} of {len(self.engines)} parts; ONNX Runtime runs "
+            f"{'; '.join(shown)}"
         )
+
+
+def _some(names: Sequence[str]) -> str:
+    more = len(names) - _SHOWN
+    return ", ".join(names[:_SHOWN]) + (f" and {more} more" if more > 0 else "")
 
 
 _SHOWN = 5
@@ -137,7 +150,7 @@ def split(trt: Any, builder: Any, model: ir.Model, profiles: Sequence[Profile]) 
             if not seen.varying:
                 break
             # What no rule foresaw: the same shapes in, other shapes within.
-            known.by_value |= seen.varying
+            known.add(seen.varying)
             accepted.clear()
             continue
         refused |= found
@@ -229,7 +242,7 @@ def _ask(
         except UnsupportedError as error:
             return _named(error, candidates, own)
         except InputError as error:
-            return dict.fromkeys(own, str(error))
+            return _about(str(error), own)
         inputs = [parsed.network.get_input(index) for index in range(parsed.network.num_inputs)]
         sizes = {tensor.name for tensor in inputs if tensor.is_shape_tensor}
     users = [node for node in own if any(value.name in sizes for value in reads(node))]
@@ -254,7 +267,14 @@ def _named(
         for inner in _within(node):
             if inner.op_type in reasons:
                 found[node] = reasons[inner.op_type]
-    return found or dict.fromkeys(own, error.nodes[0].reason)
+    return found or _about(error.nodes[0].reason, own)
+
+
+def _about(text: str, own: Sequence[ir.Node]) -> dict[ir.Node, str]:
+    """The nodes that give a value which a message names, or all of them."""
+    words = set(re.split(r"[\s,;:'\"()]+", text))
+    makers = [n for n in own if words & {value.name for value in n.outputs}]
+    return dict.fromkeys(makers or own, text)
 
 
 def _within(node: ir.Node) -> Iterator[ir.Node]:
@@ -270,14 +290,10 @@ def _within(node: ir.Node) -> Iterator[ir.Node]:
 
 
 class _Sizes:
-    """Which values have sizes that do not follow from those of the model's inputs.
-
-    Attributes:
-        by_value: Names of values whose sizes were seen to depend on values.
-    """
+    """Which values have sizes that do not follow from those of the model's inputs."""
 
     def __init__(self, model: ir.Model) -> None:
-        self.by_value: set[str] = set()
+        self._graph = model.graph
         self._symbols = {
             name
             for value in model.graph.inputs
@@ -285,15 +301,22 @@ class _Sizes:
             if isinstance(dim, ir.SymbolicDim)
             for name in dim.free_symbols()
         }
-        self._behind: set[str] = set()
-        for node in model.graph:
-            names = {value.name for value in reads(node)}
-            if (node.op_type in _BY_VALUE and node.domain == "") or names & self._behind:
+        self._seen: set[str | None] = set()
+        self._behind: set[str | None] = set()
+        self.add(())
+
+    def add(self, names: Iterable[str]) -> None:
+        """Learn of values whose sizes were seen to depend on values."""
+        self._seen.update(names)
+        self._behind.update(self._seen)
+        for node in self._graph:
+            by_value = node.op_type in _BY_VALUE and node.domain == ""
+            if by_value or any(value.name in self._behind for value in reads(node)):
                 self._behind.update(value.name for value in node.outputs if value.name)
 
     def unbounded(self, value: ir.Value) -> bool:
         """Whether nothing bounds a size of a value."""
-        if value.name in self.by_value:
+        if value.name in self._seen:
             return True
         return value.name in self._behind and (
             value.shape is None or any(map(self._is_open, value.shape))

@@ -16,6 +16,7 @@ import pytest
 from click.testing import CliRunner
 
 import burnish
+from burnish import api
 from burnish.backends import measure, numeric
 from burnish.backends.artifact.folder import Plan
 from burnish.backends.artifact.manifest import read
@@ -219,6 +220,30 @@ def test_sizes_that_depend_on_values_stay_with_onnx_runtime(trt: Any, made: Made
     assert_composes(found, model, {"x": np.ones((4, 8), np.float32)})
 
 
+def test_sizes_that_come_from_outside_stay_with_onnx_runtime(trt: Any, made: Made) -> None:
+    model = made(
+        f"""g (float[8,8] x, int64[8] ids) => (float[M,8] y) {{
+            {chain("x", "a")}
+            t = ReduceSum(ids, zero)  n = Add(t, one)
+            [middle] q = com.microsoft.QuickGelu(a)
+            {chain("q", "b")}
+            [cut] s = Slice(b, zero, n, zero)
+            {chain("s", "y")}
+        }}""",
+        w=(8, 8),
+        zero=np.array([0], np.int64),
+        one=np.array([1], np.int64),
+    )
+    found = split(trt, model)
+    reasons = {left.node: left.reason for left in found.left}
+    assert reasons["cut"] == fallback._OUTSIDE
+    # Nothing says so of the operator, but two runs on inputs of the same shapes show it.
+    assert reasons["y"] == fallback._VALUES
+    assert found.engines == (True, False, True, False)
+    feeds = {"x": np.ones((8, 8), np.float32), "ids": np.arange(8) % 2}
+    assert_composes(found, model, feeds)
+
+
 def test_types_that_an_engine_has_not(trt: Any, made: Made) -> None:
     model = made(
         f"""g (float[N,8] x) => (float[N,8] y) {{
@@ -264,7 +289,7 @@ def test_a_refused_node_in_a_branch_leaves_the_whole_if(trt: Any, made: Made) ->
 def test_a_real_model_with_another_runtimes_operator_in_the_middle(
     trt: Any, tmp_path: Path
 ) -> None:
-    model = burnish.api.load(zoo.fetch("minilm-l6-dynamo"))
+    model = api.load(zoo.fetch("minilm-l6-dynamo"))
     gelus = [node for node in model.graph if node.op_type in ("Erf", "Gelu")]
     assert len(gelus) == 6
     # QuickGelu stands where the function within the third layer's activation stood.
@@ -301,6 +326,27 @@ def test_a_real_model_with_another_runtimes_operator_in_the_middle(
         if part["kind"] == "tensorrt-engine"
     ]
     assert all(count > 10 for count in products)
+
+
+@pytest.mark.zoo
+def test_a_real_model_with_refused_nodes_everywhere(tmp_path: Path) -> None:
+    burnish.optimize(
+        zoo.fetch("quantized-t5-encoder"),
+        "fuse",
+        target=TARGET,
+        artifact=Plan(tmp_path / "a", options={"fallback": "onnxruntime"}),
+        verify="off",
+    )
+    details = read(tmp_path / "a").details
+    reasons = {left["reason"] for left in details["left"] if left["op_type"] == "MatMulInteger"}
+    assert reasons == {"it does not support this operator"}
+    engines = [part for part in details["parts"] if part["kind"] == "tensorrt-engine"]
+    assert len(engines) > 20
+    # Every other part is an engine, and the engines hold most of the nodes.
+    assert abs(2 * len(engines) - len(details["parts"])) <= 1
+    assert sum(part["nodes"] for part in engines) > 2 * len(details["left"])
+    for part in engines:
+        assert plan.read(tmp_path / "a" / part["folder"] / "sm89.engine").kernels
 
 
 @pytest.mark.gpu
