@@ -6,6 +6,7 @@ Each writes a quantized file, or raises whatever it fails with.
 
 from __future__ import annotations
 
+import contextlib
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
@@ -35,9 +36,10 @@ def static(
     from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
 
     signed = activations == "int8"
-    with tempfile.TemporaryDirectory() as folder:
+    source, output = source.resolve(), output.resolve()
+    with _scratch() as folder:
         quantize_static(
-            str(prepared(source, Path(folder))),
+            str(prepared(source, folder)),
             str(output),
             _reader(samples()),
             quant_format=QuantFormat.QDQ,
@@ -52,13 +54,21 @@ def dynamic(source: Path, output: Path) -> None:
     """Weights int8 by channel; inputs are quantized as they come."""
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
-    with tempfile.TemporaryDirectory() as folder:
+    source, output = source.resolve(), output.resolve()
+    with _scratch() as folder:
         quantize_dynamic(
-            str(prepared(source, Path(folder))),
+            str(prepared(source, folder)),
             str(output),
             per_channel=True,
             weight_type=QuantType.QInt8,
         )
+
+
+@contextlib.contextmanager
+def _scratch() -> Iterator[Path]:
+    """Work in a folder that is removed: symbolic shape inference leaves files where it is run."""
+    with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
+        yield Path(folder)
 
 
 def prepared(source: Path, folder: Path) -> Path:
