@@ -125,43 +125,57 @@ def split(trt: Any, builder: Any, model: ir.Model, profiles: Sequence[Profile]) 
     _fill_in(model, requests[0].feeds)
     known = _Sizes(model)
     refused = {node: _TYPE for node in model.graph if not _has_types(node)}
-    accepted: set[frozenset[ir.Node]] = set()
+    accepted: set[tuple[frozenset[ir.Node], tuple[str, ...]]] = set()
     while True:
-        flow = Flow.of(model, along=_computing_sizes(model.graph, refused))
-        taken = [node not in refused for node in flow.nodes]
-        chosen, engines = arrange(flow.sources(), taken, WORTH)
-        if not any(engines):
-            raise InputError(
-                f"TensorRT takes no {WORTH} nodes of this model together: {_first(refused)}",
-                hint="choose --kind onnx",
-            )
-        parts = partition.extract(model, flow, [1.0] * len(chosen), chosen, len(engines))
+        cut = _cut(model, refused)
+        free = [node for node in model.graph if node not in refused]
         found: dict[ir.Node, str] = {}
-        for number, (stage, engine) in enumerate(zip(parts.stages, engines, strict=True)):
-            own = [n for n, part in zip(flow.nodes, chosen, strict=True) if part == number]
-            if engine and frozenset(own) not in accepted:
-                asked = _ask(trt, builder, stage, own, [n for n in model.graph if n not in refused])
-                asked |= _unbounded(stage, own, known)
-                found |= asked
-                if not asked:
-                    accepted.add(frozenset(own))
-        if not found:
-            seen = _observe(model, parts, engines, requests)
-            if not seen.varying:
-                break
-            # What no rule foresaw: the same shapes in, other shapes within.
-            known.add(seen.varying)
-            accepted.clear()
-            continue
+        for stage, engine, own in zip(cut.parts.stages, cut.engines, cut.own, strict=True):
+            part = frozenset(own), stage.inputs
+            if engine and part not in accepted:
+                no = _ask(trt, builder, stage, own, free) | _unbounded(stage, own, known)
+                found |= no
+                accepted |= set() if no else {part}
         refused |= found
-    partition.check(parts, requests[0].feeds, seen.expected)
-    shapes = tuple(
-        seen.profiles(stage) if engine else ()
-        for stage, engine in zip(parts.stages, engines, strict=True)
-    )
-    inside = {n for n, part in zip(flow.nodes, chosen, strict=True) if engines[part]}
-    left = tuple(_left(n, refused.get(n, _SMALL)) for n in flow.nodes if n not in inside)
-    return Split(parts, tuple(engines), shapes, len(inside), left)
+        if found:
+            continue
+        seen = _observe(model, cut.parts, cut.engines, requests)
+        if not seen.varying:
+            break
+        # What no rule foresaw: for inputs of the same shapes, other shapes within.
+        known.add(seen.varying)
+        accepted.clear()
+    partition.check(cut.parts, requests[0].feeds, seen.expected)
+    pairs = list(zip(cut.parts.stages, cut.engines, strict=True))
+    shapes = tuple(seen.profiles(stage) if engine else () for stage, engine in pairs)
+    outside = {
+        node for own, engine in zip(cut.own, cut.engines, strict=True) if not engine for node in own
+    }
+    left = tuple(_left(node, refused.get(node, _SMALL)) for node in model.graph if node in outside)
+    taken = sum(map(len, cut.own)) - len(left)
+    return Split(cut.parts, tuple(cut.engines), shapes, taken, left)
+
+
+@dataclass(frozen=True)
+class _Cut:
+    parts: Partition
+    engines: list[bool]
+    own: list[list[ir.Node]]  # of each part, without those that go along
+
+
+def _cut(model: ir.Model, refused: Mapping[ir.Node, str]) -> _Cut:
+    flow = Flow.of(model, along=_computing_sizes(model.graph, refused))
+    chosen, engines = arrange(flow.sources(), [n not in refused for n in flow.nodes], WORTH)
+    if not any(engines):
+        raise InputError(
+            f"TensorRT takes no {WORTH} nodes of this model together: {_first(refused)}",
+            hint="choose --kind onnx",
+        )
+    own: list[list[ir.Node]] = [[] for _ in engines]
+    for node, part in zip(flow.nodes, chosen, strict=True):
+        own[part].append(node)
+    parts = partition.extract(model, flow, [1.0] * len(chosen), chosen, len(engines))
+    return _Cut(parts, engines, own)
 
 
 def _left(node: ir.Node, reason: str) -> Left:
