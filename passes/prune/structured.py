@@ -243,7 +243,23 @@ class Structured(Budgeted):
 
 
 @dataclass(frozen=True)
-class PruneChannels(Structured):
+class Aligned(Structured):
+    """What kept counts of channels and neurons are multiples of."""
+
+    align: str = option(
+        "auto",
+        help="kept counts are multiples of this; auto: of what the target computes at a time",
+        choices=("auto", "1", "2", "4", "8", "16", "32", "64"),
+    )
+
+    @property
+    def alignment(self) -> int | None:
+        """See `Structured`."""
+        return None if self.align == "auto" else int(self.align)
+
+
+@dataclass(frozen=True)
+class PruneChannels(Aligned):
     """Cut out channels of convolutions, and all that is coupled with them.
 
     Residual additions, concatenations, groups, gates and flattened maps are followed: whatever has
@@ -261,20 +277,9 @@ class PruneChannels(Structured):
     structure: ClassVar[str] = "channels"
     noun: ClassVar[str] = "channels"
 
-    align: str = option(
-        "auto",
-        help="kept counts are multiples of this; auto: of what the target computes at a time",
-        choices=("auto", "1", "2", "4", "8", "16", "32", "64"),
-    )
-
-    @property
-    def alignment(self) -> int | None:
-        """See `Structured`."""
-        return None if self.align == "auto" else int(self.align)
-
 
 @dataclass(frozen=True)
-class PruneNeurons(Structured):
+class PruneNeurons(Aligned):
     """Cut out neurons between matrix products, as in the feed-forward parts of transformers.
 
     The report's `details` are those of `prune-channels`, with `neurons`.
@@ -284,17 +289,6 @@ class PruneNeurons(Structured):
     rule_names: ClassVar[tuple[str, ...]] = ("prune-neurons",)
     structure: ClassVar[str] = "neurons"
     noun: ClassVar[str] = "neurons"
-
-    align: str = option(
-        "auto",
-        help="kept counts are multiples of this; auto: of what the target computes at a time",
-        choices=("auto", "1", "2", "4", "8", "16", "32", "64"),
-    )
-
-    @property
-    def alignment(self) -> int | None:
-        """See `Structured`."""
-        return None if self.align == "auto" else int(self.align)
 
 
 @dataclass(frozen=True)
