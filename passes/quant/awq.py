@@ -21,17 +21,14 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from burnish.errors import InputError
 from burnish.passes.base import Pass
 from burnish.passes.context import PassContext
 from burnish.passes.options import option
 from burnish.passes.quant.blocks import SEARCHES, fit_blocks
-from burnish.passes.quant.migrate import balanced, find_sites
+from burnish.passes.quant.migrate import balanced, sites_of
 from burnish.passes.quant.ready import passed_through
 from burnish.passes.reconstruct.judge import WORSE, Account, Verdict
-from burnish.passes.reconstruct.layer import layers_of
 from burnish.passes.reconstruct.observe import Moments, observe
-from burnish.passes.shapes import infer_shapes
 from burnish.passes.sketch import Array
 
 STEPS = 20
@@ -65,20 +62,9 @@ class Awq(Pass):
         """
         if passed_through(model, ctx):
             return
-        infer_shapes(model)
-        layers = layers_of(
-            model,
-            lambda node, reason: ctx.refuse("awq", node, reason),
-            ops=("MatMul", "Gemm"),
-            exclude=self.exclude,
-        )
-        sites, refused = find_sites(layers, insert=self.insert)
-        for layer, reason in refused:
-            ctx.refuse("awq", layer.node, reason)
-        if not sites:
+        sites = sites_of("awq", model, ctx, insert=self.insert, exclude=self.exclude)
+        if not sites or ctx.calibration is None:
             return
-        if ctx.calibration is None:
-            raise InputError("awq needs calibration data", hint="give sample inputs with --calib")
         account = Account()
         # One layer stands for all that take the same input.
         firsts = [site.layers[0] for site in sites]

@@ -17,9 +17,12 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from burnish.errors import InputError
 from burnish.passes.constant import as_array, is_constant
+from burnish.passes.context import PassContext
 from burnish.passes.quant.insert import add_initializer, drop_unused, make_node
-from burnish.passes.reconstruct.layer import Layer
+from burnish.passes.reconstruct.layer import Layer, layers_of
+from burnish.passes.shapes import infer_shapes
 from burnish.passes.sketch import Array
 
 _NORMS = frozenset({"LayerNormalization", "RMSNormalization", "SimplifiedLayerNormalization"})
@@ -194,6 +197,29 @@ class Site:
         for layer in self.layers:
             for user in layer.nodes:
                 user.replace_input_with(0, node.outputs[0])
+
+
+def sites_of(
+    rule: str, model: ir.Model, ctx: PassContext, *, insert: bool, exclude: tuple[str, ...]
+) -> list[Site]:
+    """Return where scales can be moved in a model; layers where they cannot are refused by a rule.
+
+    Raises:
+        InputError: there are places, but no calibration data.
+    """
+    infer_shapes(model)
+    layers = layers_of(
+        model,
+        lambda node, reason: ctx.refuse(rule, node, reason),
+        ops=("MatMul", "Gemm"),
+        exclude=exclude,
+    )
+    sites, refused = find_sites(layers, insert=insert)
+    for layer, reason in refused:
+        ctx.refuse(rule, layer.node, reason)
+    if sites and ctx.calibration is None:
+        raise InputError(f"{rule} needs calibration data", hint="give sample inputs with --calib")
+    return sites
 
 
 def find_sites(

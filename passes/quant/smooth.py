@@ -19,19 +19,16 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from burnish.errors import InputError
 from burnish.passes.base import Pass
 from burnish.passes.context import PassContext
 from burnish.passes.options import option
 from burnish.passes.quant.collect import collect
-from burnish.passes.quant.migrate import Site, balanced, find_sites
+from burnish.passes.quant.migrate import Site, balanced, sites_of
 from burnish.passes.quant.observers import Range
 from burnish.passes.quant.ready import passed_through
 from burnish.passes.quant.scheme import activation_params, weight_bits, weight_params
 from burnish.passes.reconstruct.judge import WORSE, Account, Verdict
-from burnish.passes.reconstruct.layer import layers_of
 from burnish.passes.reconstruct.observe import Dealt
-from burnish.passes.shapes import infer_shapes
 from burnish.passes.sketch import Array
 
 GRID = tuple(round(0.1 * step, 1) for step in range(1, 10))
@@ -151,22 +148,9 @@ class Smooth(Pass):
         """
         if passed_through(model, ctx):
             return
-        infer_shapes(model)
-        layers = layers_of(
-            model,
-            lambda node, reason: ctx.refuse("smooth", node, reason),
-            ops=("MatMul", "Gemm"),
-            exclude=self.exclude,
-        )
-        sites, refused = find_sites(layers, insert=self.insert)
-        for layer, reason in refused:
-            ctx.refuse("smooth", layer.node, reason)
-        if not sites:
+        sites = sites_of("smooth", model, ctx, insert=self.insert, exclude=self.exclude)
+        if not sites or ctx.calibration is None:
             return
-        if ctx.calibration is None:
-            raise InputError(
-                "smooth needs calibration data", hint="give sample inputs with --calib"
-            )
         dealt = {site.value.name or "": Dealt(ChannelRows(), ChannelRows()) for site in sites}
         watchers = {name: [each] for name, each in dealt.items()}
         collect(model, watchers, ctx.calibration, progress=ctx.progress)
