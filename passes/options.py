@@ -138,6 +138,16 @@ def option(
     return dataclasses.field(default=default, metadata={_METADATA_KEY: declared})
 
 
+def same_as(pass_class: type, name: str) -> Any:
+    """Declare a field as an option that another pass has: its default, help and limits.
+
+    Raises:
+        KeyError: `pass_class` has no field `name`.
+    """
+    declared = {field.name: field for field in dataclasses.fields(pass_class)}[name]
+    return dataclasses.field(default=declared.default, metadata=declared.metadata)
+
+
 def options_of(pass_class: type) -> tuple[Option, ...]:
     """Return the options a pass class declares, in order of declaration."""
     return tuple(

@@ -7,9 +7,8 @@ from abc import ABC
 from dataclasses import dataclass
 
 from burnish.passes.base import Pass
-from burnish.passes.options import option
+from burnish.passes.options import option, same_as
 from burnish.passes.quant.dynamic import QuantDynamic
-from burnish.passes.quant.observers import METHODS
 from burnish.passes.quant.static import QuantStatic
 from burnish.passes.quant.tables import QuantTables
 
@@ -19,19 +18,11 @@ class Recipe(Pass, ABC):
     """What to make int8, and how; shared by all passes that have to know it."""
 
     mode: str = option("auto", help="which kind of int8", choices=("auto", "static", "dynamic"))
-    calibrate: str = option(
-        "percentile",
-        help="how the ranges of activations are found",
-        choices=tuple(METHODS),
-    )
-    percentile: float = option(
-        99.99, help="percentage of numbers inside the range (calibrate=percentile)", min=50, max=100
-    )
-    ranges: str | None = option(
-        None, help="file of ranges to use, from `burnish calibrate` or TensorRT"
-    )
-    per_channel: bool = option(True, help="one scale for each output channel of the weights")
-    exclude: tuple[str, ...] = option((), help="glob patterns of names of nodes that stay float")
+    calibrate: str = same_as(QuantStatic, "calibrate")
+    percentile: float = same_as(QuantStatic, "percentile")
+    ranges: str | None = same_as(QuantStatic, "ranges")
+    per_channel: bool = same_as(QuantStatic, "per_channel")
+    exclude: tuple[str, ...] = same_as(QuantStatic, "exclude")
     max_drop: float | None = option(
         None,
         help="largest relative drop of `eval` allowed, e.g. 0.01; what costs more stays float",

@@ -12,7 +12,7 @@ import pytest
 from burnish.errors import InputError
 from burnish.passes.base import Pass
 from burnish.passes.context import PassContext
-from burnish.passes.options import option, options_of
+from burnish.passes.options import option, options_of, same_as
 
 
 @dataclass(frozen=True)
@@ -55,6 +55,23 @@ def test_declared_options_are_read_from_the_fields() -> None:
 def test_wrong_values_are_refused(given: dict[str, object], message: str) -> None:
     with pytest.raises(InputError, match=message.replace("|", r"\|")):
         Sample(**given)  # type: ignore[arg-type]
+
+
+def test_an_option_of_another_pass_is_the_same_but_for_its_place() -> None:
+    @dataclass(frozen=True)
+    class Other(Pass):
+        name: ClassVar[str] = "other"
+        speed: bool = option(True, help="of its own")
+        scope: str = same_as(Sample, "scope")
+
+        def apply(self, model: ir.Model, ctx: PassContext) -> None:
+            """Do nothing."""
+
+    assert options_of(Other)[1] == options_of(Sample)[1]
+    with pytest.raises(InputError, match="'model' is not one of"):
+        Other(scope="model")
+    with pytest.raises(KeyError, match="depth"):
+        same_as(Sample, "depth")
 
 
 def test_an_int_is_a_float() -> None:
