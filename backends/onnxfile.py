@@ -10,7 +10,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -36,6 +36,9 @@ def save(model: ir.Model, path: str | os.PathLike[str]) -> tuple[Path, ...]:
     They are external if any of them was, or if they do not fit in one file of 2 GB. Everything is
     written aside and then renamed, the data first. The same model gives the same bytes.
 
+    Where both files are replaced, the model at `path` finds its own weights at any moment, the old
+    or the new: a process killed between two renames leaves at most a file too many.
+
     The data file may be one that `model` itself reads its weights from: those then refer to the
     new file. Other models that read from it have to be loaded again.
 
@@ -44,7 +47,8 @@ def save(model: ir.Model, path: str | os.PathLike[str]) -> tuple[Path, ...]:
 
     Raises:
         InputError: the folder does not exist or cannot be written.
-        BurnishError: writing failed, for instance for want of space; nothing was replaced.
+        BurnishError: writing failed, for instance for want of space. Nothing was replaced, unless
+            it was a rename that failed.
     """
     path = Path(path)
     data = path.with_name(f"{path.name}.data") if is_external(model) else None
@@ -61,14 +65,67 @@ def save(model: ir.Model, path: str | os.PathLike[str]) -> tuple[Path, ...]:
             (aside / path.name).write_bytes(_serialize(model, path))
             # The data file is empty when every weight turned out small.
             written = [f for f in (data, path) if f and (aside / f.name).stat().st_size]
-            for file in written:
-                (aside / file.name).replace(file)
+            replaced = len(written) == 2 and all(file.exists() for file in written)
+            with _bridge(model, aside, path) if replaced else nullcontext():
+                for file in written:
+                    (aside / file.name).replace(file)
     except OSError as error:
         where = f": {error.filename}" if error.filename else ""
         raise BurnishError(f"cannot write {path}: {error.strerror}{where}") from error
     finally:
         shutil.rmtree(aside, ignore_errors=True)
     return tuple(written)
+
+
+@contextmanager
+def _bridge(model: ir.Model, aside: Path, path: Path) -> Iterator[None]:
+    """Within the context, the model at `path` is the new one, with data under a name of their own.
+
+    No rename replaces two files at once. Behind this one, the old data are nobody's, and can be
+    replaced; then the model that refers to the new ones by their final name replaces this one.
+    An error within leaves it in place.
+
+    The data are copied for it: readers refuse a file that has two names by a hard link.
+
+    Args:
+        model: Refers to its data in `aside`.
+        aside: Holds the new files under their final names.
+        path: The model file that is replaced.
+    """
+    import onnx_ir as ir
+
+    data, between = aside / f"{path.name}.data", aside / "between"
+    held = path.with_name(f"{aside.name[1:]}.data")
+    moved = (
+        (value, _at(tensor, held))
+        for _, value, tensor in weights.initialized(model)
+        if isinstance(tensor, ir.ExternalTensor)
+    )
+    with weights.tensors_replaced(moved):
+        between.write_bytes(_serialize(model, path))
+    try:
+        shutil.copyfile(data, held)
+        between.replace(path)
+    except BaseException:
+        held.unlink(missing_ok=True)
+        raise
+    yield
+    held.unlink()
+
+
+def _at(tensor: ir.ExternalTensor, file: Path) -> ir.ExternalTensor:
+    """The same tensor, in a copy of its file."""
+    import onnx_ir as ir
+
+    return ir.ExternalTensor(
+        file.name,
+        tensor.offset,
+        tensor.length,
+        tensor.dtype,
+        shape=ir.Shape(tensor.shape.numpy()),
+        name=tensor.name or "",
+        base_dir=file.parent,
+    )
 
 
 def _serialize(model: ir.Model, path: Path) -> bytes:

@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -162,6 +164,64 @@ def test_a_failed_write_replaces_nothing(external: ir.Model, tmp_path: Path) -> 
     assert {file.name: file.read_bytes() for file in tmp_path.glob("out*")} == before
     assert not list(tmp_path.glob(".*"))
     assert isinstance(external.graph.initializers["a"].const_value, ir.ExternalTensor)
+
+
+REPLACE = """
+import os, sys
+import numpy as np, onnx_ir as ir
+from burnish.backends.onnxfile import save
+
+path, final = sys.argv[1], int(sys.argv[2])
+model = ir.load(path)
+# A weight in front moves all others; the file it lies in does not fit the old model.
+value = ir.Value(name="z", const_value=ir.tensor(np.ones(5000, np.float32), name="z"))
+others = list(model.graph.initializers.values())
+model.graph.initializers.clear()
+for item in (value, *others):
+    model.graph.register_initializer(item)
+steps = 0
+
+def die(event, arguments):
+    global steps
+    if event == "os.rename":
+        if steps == final:
+            os._exit(9)
+        steps += 1
+
+sys.addaudithook(die)
+save(model, path)
+"""
+
+
+def test_a_killed_process_leaves_a_model_with_its_own_weights(
+    external: ir.Model, tmp_path: Path
+) -> None:
+    path = tmp_path / "in.onnx"
+    before = path.read_bytes(), (tmp_path / "in.onnx.data").read_bytes()
+    found = []
+    for final in range(10):
+        path.write_bytes(before[0])
+        (tmp_path / "in.onnx.data").write_bytes(before[1])
+        command = [sys.executable, "-c", REPLACE, str(path), str(final)]
+        done = subprocess.run(command, check=False, capture_output=True, text=True)
+        assert done.returncode in (0, 9), done.stderr
+        loaded = ir.load(path)
+        check_weights(loaded)
+        onnx.checker.check_model(path, full_check=True)
+        found.append("z" in loaded.graph.initializers)
+        if done.returncode == 0:
+            break
+    # Killed before each rename: the old model, then the new one, at three moments at least.
+    assert found == sorted(found)
+    assert found[0] is False
+    assert found.count(True) > 2
+
+
+def test_replacing_both_files_leaves_no_other(external: ir.Model, tmp_path: Path) -> None:
+    save(external, tmp_path / "out.onnx")
+    before = {file.name: file.read_bytes() for file in tmp_path.iterdir()}
+    save(external, tmp_path / "out.onnx")
+    assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == before
 
 
 def test_a_full_disk_is_one_line(model: ir.Model, tmp_path: Path) -> None:
