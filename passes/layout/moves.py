@@ -231,7 +231,11 @@ def _slice(op: Builder, node: ir.Node, perm: Perm, forward: bool) -> Move | NoMa
     moved = [perm.index(axis % len(perm)) for axis in axes]
     if "starts" in node.attributes:
         return _on_operands(node, perm, [0], attributes={"axes": moved})
-    return _on_operands(node, perm, [0], constants={3: np.array(moved, dtype=np.int64)})
+    starts_in = node.inputs[1]
+    if starts_in is None or starts_in.dtype is None:
+        return NoMatch("the type of the starts is not known")
+    # All numbers of a Slice are of one integer type.
+    return _on_operands(node, perm, [0], constants={3: np.array(moved, starts_in.dtype.numpy())})
 
 
 def _pad(op: Builder, node: ir.Node, perm: Perm, forward: bool) -> Move | NoMatch:

@@ -50,6 +50,7 @@ _BETWEEN = {
     "Split": "s, t = Split<axis=1, num_outputs=2>(a) b = Mul(s, t)",
     "Slice": "b = Slice(a, one, two, last)",
     "Slice all": "b = Slice(a, zeros, fours)",
+    "Slice in int32": "b = Slice(a, begin, end)",
     "Pad": "b = Pad(a, pads, high)",
     "Pad axes": 'b = Pad<mode="reflect">(a, pair, high, last)',
     "ReduceMean": "b = ReduceMean(a, last)",
@@ -67,6 +68,7 @@ _CONSTANTS = (
     "float[3] c = {1.0, -2.0, 0.5}, float low = {-0.5}, float high = {0.75}, "
     "int64[1] last = {-1}, int64[2] first2 = {1, 2}, int64[1] one = {1}, int64[1] two = {2}, "
     "int64[4] zeros = {0, 0, 1, 0}, int64[4] fours = {4, 4, 4, 4}, "
+    "int32[2] begin = {0, 1}, int32[2] end = {1, 4}, "
     "int64[8] pads = {0, 1, 2, 3, 0, 0, 1, 2}, int64[2] pair = {1, 1}, "
     "int64[3] indices = {1, 3, 0}, float[3] scales = {0.1, 0.2, 0.3}, "
     f"float[1,4,4,1] map = {{{', '.join(str(i / 8) for i in range(16))}}}"
