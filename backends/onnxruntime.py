@@ -14,12 +14,12 @@ import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 
 from burnish.backends import weights
+from burnish.backends.base import Artifact, Capabilities, Closing
 from burnish.errors import BurnishError, InputError, UnavailableError
 
 if TYPE_CHECKING:
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     import onnx_ir as ir
     import onnxruntime
 
-    from burnish.backends.base import Artifact, Capabilities
     from burnish.backends.measure import Comparison, Runnable
     from burnish.backends.providers import Provider
     from burnish.backends.target import Target
@@ -63,7 +62,7 @@ class TensorSpec(NamedTuple):
     shape: tuple[int | str | None, ...]
 
 
-class Session:
+class Session(Closing):
     """A model loaded into ONNX Runtime. Made by `session`; a context manager."""
 
     inputs: tuple[TensorSpec, ...]
@@ -126,17 +125,6 @@ class Session:
         self._inner = None
         self._keep_alive = ()
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
-
 
 def session(
     model: ir.Model | Path | bytes,
@@ -169,37 +157,25 @@ def session(
         InputError: the runtime does not accept the model; names the node where it says which. Or it
             lacks a provider.
     """
-    load = prepare(
-        model,
-        threads=threads,
-        optimize=optimize,
-        extra_outputs=extra_outputs,
-        prepack=prepack,
-        providers=providers,
-        disabled_optimizers=disabled_optimizers,
-        configure=configure,
-    )
-    return load()
+    options = _options(threads, optimize, prepack=prepack)
+    if configure is not None:
+        configure(options)
+    extra = tuple(dict.fromkeys(extra_outputs))
+    return _prepare(model, options, extra, providers, disabled_optimizers)()
 
 
-def prepare(
-    model: ir.Model | Path | bytes,
-    *,
-    threads: int = 1,
-    optimize: Optimize = "off",
-    extra_outputs: Iterable[str] = (),
-    prepack: bool = True,
-    providers: Sequence[Provider] = (),
-    disabled_optimizers: Sequence[str] = (),
-    configure: Callable[[onnxruntime.SessionOptions], None] | None = None,
-) -> Callable[[], Session]:
+def prepare(model: ir.Model | Path | bytes, *, prepack: bool = True) -> Callable[[], Session]:
     """Do what `session` does up to the point from where on the model may be edited again.
 
-    What is returned loads it, from any thread.
+    What is returned loads it, from any thread; on one thread and without optimizations.
 
     Raises:
         InputError: the model cannot be written, or its weights cannot be read.
     """
+    return _prepare(model, _options(1, "off", prepack=prepack))
+
+
+def _options(threads: int, optimize: Optimize, *, prepack: bool) -> onnxruntime.SessionOptions:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -215,14 +191,23 @@ def prepare(
     options.add_session_config_entry("session.force_spinning_stop", "1")
     if not prepack:
         options.add_session_config_entry("session.disable_prepacking", "1")
-    if configure is not None:
-        configure(options)
+    return options
+
+
+def _prepare(
+    model: ir.Model | Path | bytes,
+    options: onnxruntime.SessionOptions,
+    extra: Sequence[str] = (),
+    providers: Sequence[Provider] = (),
+    disabled_optimizers: Sequence[str] = (),
+) -> Callable[[], Session]:
+    import onnxruntime
+
     attached = [provider.attach(options) for provider in providers]
     # The CPU takes what the others leave. Those that are plug-ins are in the options already.
     named = None if None in attached else list(dict([*filter(None, attached), (_CPU, {})]).items())
     more = {"disabled_optimizers": list(disabled_optimizers)} if disabled_optimizers else {}
 
-    extra = tuple(dict.fromkeys(extra_outputs))
     where = str(model) if isinstance(model, Path) else "the model"
     source: str | bytes
     keep_alive: list[object] = []
@@ -541,7 +526,6 @@ class OnnxRuntime:
 
     def capabilities(self, target: Target) -> Capabilities:
         """What the installed runtime has kernels for, on the target's provider."""
-        from burnish.backends.base import Capabilities
         from burnish.backends.target import MICROSOFT, kernel_names, max_ir_version
 
         operators = kernel_names(target.provider)
@@ -560,7 +544,6 @@ class OnnxRuntime:
             InputError: the model imports a newer opset than the target runs, or the folder cannot
                 be written.
         """
-        from burnish.backends.base import Artifact
         from burnish.backends.onnxfile import save
         from burnish.backends.target import max_ir_version
 

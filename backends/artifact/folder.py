@@ -6,8 +6,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -21,6 +20,7 @@ from burnish.backends.artifact.manifest import (
     read,
 )
 from burnish.backends.artifact.measured import record
+from burnish.backends.base import Closing
 from burnish.backends.padding import Padding
 from burnish.backends.profiles import check, choose
 from burnish.backends.settings import SessionSettings
@@ -218,7 +218,7 @@ def _is_artifact(folder: Path) -> bool:
     return (folder / MANIFEST).is_file()
 
 
-class LoadedArtifact:
+class LoadedArtifact(Closing):
     """An artefact, ready to run; a context manager.
 
     Attributes:
@@ -285,17 +285,6 @@ class LoadedArtifact:
         if self._session is not None:
             self._session.close()
         self._session = None
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 def _spec(item: Tensor, span: Range | None) -> TensorSpec:
