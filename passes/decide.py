@@ -29,7 +29,9 @@ import onnx_ir as ir
 
 from burnish.backends.preferences import find as find_preference
 from burnish.errors import BurnishError, InputError
-from burnish.passes.region import CannotMeasure, Pairs, Region, Sample, find
+from burnish.passes.inputs import Sample
+from burnish.passes.part import CannotMeasure
+from burnish.passes.region import Pairs, Region, find
 
 if TYPE_CHECKING:
     from burnish.backends.answers import Answer, Answers

@@ -14,124 +14,28 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 import onnx_ir as ir
 
-from burnish.errors import BurnishError
-from burnish.passes.constant import tensor_of
+from burnish.passes.inputs import Sample
+from burnish.passes.part import (
+    MAX_NODES,
+    CannotMeasure,
+    Part,
+    check_types,
+    constant_of,
+    model_of,
+)
 
 Pairs = Sequence[tuple[ir.Value, ir.Value]]
 
 # They move data or only view it.
 _MOVES = frozenset({"Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze"})
-_MAX_NODES = 256
 _MAX_BYTES = 128 << 20
-_REAL_BYTES = 1 << 16
-"""Constants up to this size are taken as they are; larger ones are replaced by random numbers."""
 _KEY_ELEMENTS = 64
 """Integers of constants up to this size tell questions apart: they are axes and sizes."""
-
-
-class CannotMeasure(Exception):
-    """A region cannot be run on its own; says why, short and stable."""
-
-
-@dataclass(frozen=True)
-class Sample:
-    """What inputs a model is measured for.
-
-    Attributes:
-        sizes: Symbolic dimension -> size; None where it cannot be found. Grows.
-        feeds: Arrays by name of graph input, where there are some.
-    """
-
-    sizes: dict[str, int | None]
-    feeds: Mapping[str, np.ndarray] = field(default_factory=dict)
-    _shapes: dict[ir.Value, tuple[int, ...]] = field(default_factory=dict)
-
-    def shape(self, value: ir.Value) -> tuple[int, ...]:
-        """Return the shape of a value on this sample.
-
-        Raises:
-            CannotMeasure: it is not known, and running the model up to there is too much.
-        """
-        if value.shape is not None:
-            return tuple(self._size(dim, value) for dim in value.shape.dims)
-        if value not in self._shapes:
-            self._shapes[value] = self._observed(value)
-        return self._shapes[value]
-
-    def knows(self, value: ir.Value) -> bool:
-        """Whether the shape of a value is known without running anything."""
-        if value.shape is None:
-            return value in self._shapes
-        return all(
-            isinstance(dim, int)
-            or self.sizes.get(dim.value or "") is not None
-            or all(self.sizes.get(symbol) is not None for symbol in dim.free_symbols())
-            for dim in value.shape.dims
-        )
-
-    def array(self, value: ir.Value, rng: np.random.Generator) -> np.ndarray:
-        """Return what a value may be on this sample; random but for inputs that were given."""
-        from burnish.backends.measure import random_array
-
-        given = self.feeds.get(value.name or "") if value.is_graph_input() else None
-        if given is not None:
-            return given
-        assert value.dtype is not None
-        # A mask that masks nothing is valid for every operator.
-        name = "mask" if value.dtype is ir.DataType.BOOL else ""
-        return random_array(rng, name, value.dtype, self.shape(value))
-
-    def _size(self, dim: int | ir.SymbolicDim, value: ir.Value) -> int:
-        if isinstance(dim, int):
-            return dim
-        symbols = [dim.value] if dim.value in self.sizes else sorted(dim.free_symbols())
-        for symbol in symbols:
-            if symbol not in self.sizes:
-                self.sizes[symbol] = None
-                first, axis = _first(symbol, value)
-                self.sizes[symbol] = self._observed(first)[axis]
-        known = {symbol: size for symbol in symbols if (size := self.sizes[symbol]) is not None}
-        found = known.get(dim.value or "") or dim.evaluate(known)
-        if not isinstance(found, int):
-            raise CannotMeasure("a size is unknown")
-        return found
-
-    def _observed(self, value: ir.Value) -> tuple[int, ...]:
-        """Run the model up to a value; weights are zeros."""
-        from burnish.backends.onnxruntime import session
-
-        producer = value.producer()
-        graph = None if producer is None else producer.graph
-        if not isinstance(graph, ir.Graph) or not graph.opset_imports:
-            raise CannotMeasure("a shape is unknown")
-        part = _Part(_above(value, self), {}, (value,))
-        part.trace()
-        _check_types(part.inputs)
-        names = {item: f"x{index}" for index, item in enumerate(part.inputs)}
-        rng = np.random.default_rng(0)
-        feeds = {names[item]: self.array(item, rng) for item in part.inputs}
-        try:
-            with session(_model(part, names, graph.opset_imports, values=False)) as run:
-                (result,) = run.run(feeds).values()
-        except BurnishError as error:
-            raise CannotMeasure("a shape is unknown") from error
-        return tuple(result.shape)
-
-
-def _first(symbol: str, value: ir.Value) -> tuple[ir.Value, int]:
-    """Return the first value, and its axis, of a size that inference made a name for."""
-    producer = value.producer()
-    for node in () if producer is None or producer.graph is None else producer.graph:
-        for output in node.outputs:
-            for axis, dim in enumerate(output.shape or ()):
-                if isinstance(dim, ir.SymbolicDim) and dim.value == symbol:
-                    return output, axis
-    raise CannotMeasure("a size is unknown")
 
 
 @dataclass(frozen=True)
@@ -151,9 +55,9 @@ class Region:
     inputs: tuple[ir.Value, ...]
     sample: Sample
     opset_imports: Mapping[str, int]
-    _before: _Part
-    _after: _Part
-    _prelude: _Part
+    _before: Part
+    _after: Part
+    _prelude: Part
 
     @property
     def shapes(self) -> list[str]:
@@ -165,7 +69,7 @@ class Region:
         """Return the two models; their inputs bear the same names."""
         names = self._names()
         before, after = (
-            _model(part, names, self.opset_imports) for part in (self._before, self._after)
+            model_of(part, names, self.opset_imports) for part in (self._before, self._after)
         )
         return before, after
 
@@ -180,7 +84,7 @@ class Region:
         if given:
             from burnish.backends.onnxruntime import session
 
-            with session(_model(self._prelude, names, self.opset_imports)) as run:
+            with session(model_of(self._prelude, names, self.opset_imports)) as run:
                 feeds |= run.run({spec.name: feeds[spec.name] for spec in run.inputs})
         return feeds
 
@@ -218,13 +122,13 @@ def find(
     exits = tuple(_exits({*removed, *margin}, {*inside, *margin}, new))
     if not exits:
         raise CannotMeasure("nothing uses it")
-    before = _Part({*removed, *margin} - shared, {}, exits)
-    after = _Part({*made, *margin} - shared, new, exits)
+    before = Part({*removed, *margin} - shared, {}, exits)
+    after = Part({*made, *margin} - shared, new, exits)
     for part in (before, after):
         part.trace()
     inputs = tuple(dict.fromkeys((*before.inputs, *after.inputs)))
     prelude = _prelude(inputs, shared, constant)
-    _check_types(dict.fromkeys((*inputs, *prelude.inputs)))
+    check_types(dict.fromkeys((*inputs, *prelude.inputs)))
     _check_size(sample, before, after, prelude)
     opsets = {**{node.domain: 1 for node in made}, **opset_imports}
     key = _key(sample, opsets, inputs, prelude.exits, before, after)
@@ -246,15 +150,9 @@ def _removed(new: Mapping[ir.Value, ir.Value]) -> dict[ir.Node, None]:
         if all(value in new or _used_only_by(value, found) for value in node.outputs):
             found[node] = None
             pending += [value.producer() for value in node.inputs if value is not None]
-        if len(found) > _MAX_NODES:
+        if len(found) > MAX_NODES:
             raise CannotMeasure("the region is too large")
     return found
-
-
-def _tensor(value: ir.Value) -> ir.TensorProtocol | None:
-    """Return the tensor of a constant, also of one that is not in the graph yet."""
-    new = value.graph is None and value.producer() is None
-    return value.const_value if new else tensor_of(value)
 
 
 def _used_only_by(value: ir.Value, nodes: Collection[ir.Node]) -> bool:
@@ -273,7 +171,7 @@ def _computed_once(
     constant: set[ir.Node] = set()
     inside = {*removed, *made}
     for node in _sorted(inside):
-        given = [v for v in node.inputs if v is not None and _tensor(v) is None]
+        given = [v for v in node.inputs if v is not None and constant_of(v) is None]
         varying = [value for value in given if value.producer() not in constant]
         if not varying:
             constant.add(node)
@@ -319,7 +217,7 @@ def _margin(
     inside = set(core)
     margin: set[ir.Node] = set()
     pending = [value for node in inside for value in node.inputs]
-    while pending and len(margin) < _MAX_NODES:
+    while pending and len(margin) < MAX_NODES:
         value = pending.pop()
         node = None if value is None else value.producer()
         if node is None or node in inside or not _moves(node, removed):
@@ -329,7 +227,7 @@ def _margin(
             inside.add(node)
             pending += node.inputs
     below = list(new)
-    while below and len(margin) < _MAX_NODES:
+    while below and len(margin) < MAX_NODES:
         value = below.pop()
         users = value.consumers() if len(value._uses) == 1 else ()
         if value.is_graph_output() or not users:
@@ -373,7 +271,7 @@ def _origin(value: ir.Value, order: Mapping[ir.Value, int]) -> int:
 
 def _prelude(
     inputs: Sequence[ir.Value], shared: Collection[ir.Node], constant: Collection[ir.Node]
-) -> _Part:
+) -> Part:
     """Return what computes, once, the inputs that are sizes or that other places share."""
     wanted = [value for value in inputs if value.producer() in shared or _is_size(value)]
     members: set[ir.Node] = set()
@@ -386,10 +284,10 @@ def _prelude(
         if not (node in shared or node in constant or _is_size(value)):
             continue
         members.add(node)
-        if len(members) > _MAX_NODES:
+        if len(members) > MAX_NODES:
             raise CannotMeasure("sizes are computed by too many operators")
         pending += [item for item in node.inputs if item is not None]
-    part = _Part(members, {}, tuple(value for value in wanted if value.producer() in members))
+    part = Part(members, {}, tuple(value for value in wanted if value.producer() in members))
     part.trace()
     return part
 
@@ -400,148 +298,7 @@ def _is_size(value: ir.Value) -> bool:
     return integer and value.shape is not None and len(value.shape) <= 1
 
 
-def _above(value: ir.Value, sample: Sample) -> set[ir.Node]:
-    """Return the nodes that the shape of a value comes from.
-
-    Above numbers of known shape they do not matter: any numbers will do.
-    """
-    found: set[ir.Node] = set()
-    pending = [value]
-    while pending:
-        item = pending.pop()
-        node = item.producer()
-        if node is None or node in found:
-            continue
-        if item is not value and _is_float(item) and sample.knows(item):
-            continue
-        found.add(node)
-        if len(found) > _MAX_NODES:
-            raise CannotMeasure("a size comes from too far above")
-        pending += [above for above in node.inputs if above is not None]
-    return found
-
-
-def _is_float(value: ir.Value) -> bool:
-    return value.dtype is not None and value.dtype.is_floating_point()
-
-
-@dataclass(eq=False)
-class _Part:
-    """Some nodes as a model of their own.
-
-    Attributes:
-        members: The nodes.
-        swap: What is taken in place of a value.
-        exits: The outputs, before `swap`.
-        nodes: The members that the exits need, in canonical order; set by `trace`.
-        inputs: Values that enter; set by `trace`.
-        constants: Constants that enter, with their tensors; set by `trace`.
-    """
-
-    members: set[ir.Node]
-    swap: Mapping[ir.Value, ir.Value]
-    exits: tuple[ir.Value, ...]
-    nodes: list[ir.Node] = field(default_factory=list)
-    inputs: list[ir.Value] = field(default_factory=list)
-    constants: dict[ir.Value, ir.TensorProtocol] = field(default_factory=dict)
-
-    def seen(self, value: ir.Value) -> ir.Value:
-        """Return what stands for a value on this side of the rewrite."""
-        return self.swap.get(value, value)
-
-    def trace(self) -> None:
-        """Walk up from the exits; the order depends on the structure alone."""
-        done: set[ir.Value] = set()
-        placed: set[ir.Node] = set()
-        pending = [(self.seen(value), False) for value in reversed(self.exits)]
-        while pending:
-            value, ready = pending.pop()
-            node = value.producer()
-            if ready:
-                assert node is not None
-                if node not in placed:
-                    placed.add(node)
-                    self.nodes.append(node)
-            elif value not in done:
-                done.add(value)
-                tensor = _tensor(value)
-                if tensor is not None:
-                    self.constants[value] = tensor
-                elif node in self.members and node is not None:
-                    _check_attributes(node)
-                    above = [self.seen(item) for item in node.inputs if item is not None]
-                    pending.append((value, True))
-                    pending += [(item, False) for item in reversed(above)]
-                else:
-                    self.inputs.append(value)
-
-
-def _model(
-    part: _Part,
-    names: Mapping[ir.Value, str],
-    opset_imports: Mapping[str, int],
-    *,
-    values: bool = True,
-) -> ir.Model:
-    """Copy some nodes into a model.
-
-    Args:
-        part: The nodes.
-        names: Those of its inputs, and of outputs that have to bear one.
-        opset_imports: Version of each domain.
-        values: Whether large weights are numbers; else they are zeros, which take no memory.
-    """
-    copies: dict[ir.Value, ir.Value] = {}
-    rng = np.random.default_rng(1) if values else None
-
-    def copy(value: ir.Value, name: str) -> ir.Value:
-        copies[value] = ir.Value(name=name, shape=value.shape, type=value.type)
-        return copies[value]
-
-    inputs = [copy(value, names[value]) for value in part.inputs]
-    weights = []
-    for index, (value, tensor) in enumerate(part.constants.items()):
-        made = copy(value, f"w{index}")
-        made.const_value = _stand_in(tensor, rng)
-        made.shape, made.dtype = ir.Shape(tensor.shape.numpy()), tensor.dtype
-        weights.append(made)
-    nodes = [
-        ir.Node(
-            node.domain,
-            node.op_type,
-            [None if value is None else copies[part.seen(value)] for value in node.inputs],
-            node.attributes.values(),
-            outputs=[
-                copy(value, "" if value.name == "" else names.get(value, f"v{index}_{place}"))
-                for place, value in enumerate(node.outputs)
-            ],
-            name=f"n{index}",
-        )
-        for index, node in enumerate(part.nodes)
-    ]
-    outputs = [copies[part.seen(value)] for value in part.exits]
-    opsets = {"": 1, **opset_imports}
-    graph = ir.Graph(
-        inputs, outputs, nodes=nodes, initializers=weights, opset_imports=opsets, name="region"
-    )
-    return ir.Model(graph, ir_version=10)
-
-
-def _check_attributes(node: ir.Node) -> None:
-    for attribute in node.attributes.values():
-        if attribute.is_ref():
-            raise CannotMeasure("it is part of a function")
-        if attribute.type in (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS):
-            raise CannotMeasure("it holds a subgraph")
-
-
-def _check_types(values: Iterable[ir.Value]) -> None:
-    for value in values:
-        if value.dtype is None or value.dtype is ir.DataType.STRING:
-            raise CannotMeasure("a type is unknown or not numeric")
-
-
-def _check_size(sample: Sample, before: _Part, after: _Part, prelude: _Part) -> None:
+def _check_size(sample: Sample, before: Part, after: Part, prelude: Part) -> None:
     parts, size = (before, after, prelude), 0
     for value in dict.fromkeys(value for part in parts for value in part.inputs):
         if value not in prelude.exits:
@@ -555,20 +312,6 @@ def _check_size(sample: Sample, before: _Part, after: _Part, prelude: _Part) -> 
         raise CannotMeasure("the region is too large")
 
 
-def _stand_in(tensor: ir.TensorProtocol, rng: np.random.Generator | None) -> ir.TensorProtocol:
-    """Return a small tensor itself; for a large one, which is not read, numbers or zeros."""
-    from burnish.backends.measure import random_array
-
-    if tensor.nbytes <= _REAL_BYTES:
-        return tensor
-    shape = tensor.shape.numpy()
-    if rng is None:
-        array = np.zeros(shape, tensor.dtype.numpy())
-    else:  # the same few again and again: drawing millions takes longer than timing
-        array = np.resize(random_array(rng, "", tensor.dtype, (_REAL_BYTES,)), shape)
-    return ir.tensor(array, dtype=tensor.dtype)
-
-
 # --- what tells it apart -------------------------------------------------------------------------
 
 
@@ -577,8 +320,8 @@ def _key(
     opset_imports: Mapping[str, int],
     inputs: Sequence[ir.Value],
     computed: Collection[ir.Value],
-    before: _Part,
-    after: _Part,
+    before: Part,
+    after: Part,
 ) -> str:
     """Digest two sides; equal for the same layer of a model again."""
     symbols: dict[str, int] = {}

@@ -34,6 +34,7 @@ from burnish.passes.calibration import CalibrationSource
 from burnish.passes.context import PassContext
 from burnish.passes.decide import Decision
 from burnish.passes.instrument import Disable
+from burnish.passes.part import CannotMeasure
 from burnish.passes.quant.collect import Progress
 from burnish.passes.quant.fill import is_image
 from burnish.passes.quant.placement import COMPUTING, is_depthwise
@@ -51,7 +52,6 @@ from burnish.passes.quant.sensitivity import (
 )
 from burnish.passes.quant.static import OBSERVED, RESIDUAL
 from burnish.passes.quant.weighted import KEEP, SLOWER, Weights, weights_of
-from burnish.passes.region import CannotMeasure
 from burnish.passes.shapes import infer_shapes
 from burnish.references import resolve_function
 
@@ -539,11 +539,11 @@ def _timed(before: ir.Model, after: ir.Model, feeds: Mapping[str, np.ndarray]) -
         CannotMeasure: one does not run, or takes too long.
     """
     from burnish.backends.answers import Answer
-    from burnish.backends.measure import compare, random_feeds
+    from burnish.backends.measure import compare, random_run
 
     try:
         with _session(before) as old, _session(after) as new:
-            given = feeds or random_feeds(old, seed=0)
+            given = feeds or random_run(old).feeds
             sides = {"before": old, "after": new}
             compare(sides, given, repeats=1, warmup=1)
             found = compare(sides, given, repeats=_ROUNDS, warmup=0, budget=_SECONDS)

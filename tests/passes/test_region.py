@@ -13,8 +13,10 @@ import pytest
 
 from burnish.backends import numeric, onnxruntime
 from burnish.passes import rewrite
+from burnish.passes.inputs import Sample
+from burnish.passes.part import CannotMeasure
 from burnish.passes.pattern import const
-from burnish.passes.region import CannotMeasure, Region, Sample, find
+from burnish.passes.region import Region, find
 from burnish.passes.rule import Rule, rule
 from burnish.testing import parse, run_pass
 
