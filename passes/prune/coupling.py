@@ -85,13 +85,13 @@ class Couplings:
         self.whole: dict[Dim, str] = {}
         self.heads: set[Dim] = set()
         self._node: ir.Node | None = None
-        self._touched: set[Dim] = set()
+        self._mentioned: set[Dim] = set()
 
     # --- what operators say ---
 
     def read(self, node: ir.Node, rule: Callable[[Couplings, ir.Node], None] | None) -> None:
         """Let one operator's rule speak; dimensions it does not mention must stay whole."""
-        self._node, self._touched = node, set()
+        self._node, self._mentioned = node, set()
         reason = f"{node.op_type} needs the whole axis"
         if rule is None:
             reason = f"{node.op_type} is not known to keep channels apart"
@@ -99,11 +99,11 @@ class Couplings:
             try:
                 rule(self, node)
             except Unclear as unclear:
-                self._touched.clear()
+                self._mentioned.clear()
                 reason = f"{node.op_type}: {unclear}"
         for value in (*node.inputs, *node.outputs):
             for dim in () if value is None else self.dims(value):
-                if dim not in self._touched:
+                if dim not in self._mentioned:
                     self.keep(dim, reason)
 
     def same(self, left: Dim, right: Dim) -> None:
@@ -112,7 +112,7 @@ class Couplings:
             return
         if self.add(left) and self.add(right):
             self.same_as.add_edge(left, right)
-            self._touched |= {left, right}
+            self._mentioned |= {left, right}
 
     def map(self, left: Dim, left_at: Indices, right: Dim, right_at: Indices) -> None:
         """Let single indices of two dimensions correspond."""
@@ -121,7 +121,7 @@ class Couplings:
                 raise Unclear("the size of an axis is not known")
             if self.sizes[dim] == 1 and isinstance(dim[0], ir.Value):
                 self.keep(dim, "a single channel")  # others may broadcast it
-        self._touched |= {left, right}
+        self._mentioned |= {left, right}
         self.mappings.append(Mapping(left, left_at, right, right_at))
 
     def blocks(self, fine: Dim, coarse: Dim) -> None:
@@ -144,6 +144,10 @@ class Couplings:
         self.sizes[dim] = size
         self.same_as.add_node(dim)
         return dim
+
+    def mention(self, *dims: Dim) -> None:
+        """Say that an operator does not need dimensions whole, whatever they correspond to."""
+        self._mentioned.update(dims)
 
     def keep(self, dim: Dim, reason: str) -> None:
         """Say that a dimension has to stay whole."""
