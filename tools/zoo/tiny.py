@@ -6,7 +6,8 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,7 +25,7 @@ def exported(
     exporter: Exporter,
     *,
     opset: int | None = None,
-    source: str,
+    sources: Sequence[str],
 ) -> Path:
     """Give the ONNX file of a model, exporting it unless the cache has it.
 
@@ -33,7 +34,7 @@ def exported(
         build: Makes the module with its inputs; deterministic.
         exporter: Which of torch's exporters to use.
         opset: For which operator set; by default the exporter's choice.
-        source: File that `build` is written in: if it changes, the model is exported again.
+        sources: Files that `build` is written in: if one changes, the model is exported again.
 
     Raises:
         InputError: it cannot be exported.
@@ -43,7 +44,7 @@ def exported(
 
     require("transformers", extra="zoo-export")
     facts = [opset, *(importlib.metadata.version(package) for package in _PARTS)]
-    text = json.dumps(facts) + Path(source).read_text()
+    text = json.dumps(facts) + "".join(Path(file).read_text() for file in sources)
     digest = hashlib.sha256(text.encode()).hexdigest()[:12]
     folder = cache_folder() / "tiny"
     path = folder / f"{name}-{exporter}-{digest}.onnx"
@@ -59,8 +60,23 @@ def _export(
     from burnish.backends import onnxfile
     from burnish.frontends import pytorch
 
-    loaded = pytorch.export(build(), exporter=exporter, opset=opset, where=name)
+    with _quiet():
+        loaded = pytorch.export(build(), exporter=exporter, opset=opset, where=name)
     for node in loaded.model.graph.all_nodes():
         # It holds paths, so that the same model would be other bytes elsewhere.
         node.metadata_props.pop("pkg.torch.onnx.stack_trace", None)
     onnxfile.save(loaded.model, path)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep transformers' remarks on what else could be installed from the user."""
+    import logging
+
+    logger = logging.getLogger("transformers")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)

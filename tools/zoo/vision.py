@@ -454,7 +454,7 @@ def exported(name: str, exporter: Exporter = "dynamo", opset: int | None = None)
         InputError: it cannot be exported.
         MissingExtraError: torch or transformers is not installed.
     """
-    return tiny.exported(name, NETWORKS[name].build, exporter, opset=opset, source=__file__)
+    return tiny.exported(name, NETWORKS[name].build, exporter, opset=opset, sources=(__file__,))
 
 
 def _image(model: nn.Module, name: str, side: int) -> Example:

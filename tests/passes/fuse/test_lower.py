@@ -173,7 +173,8 @@ def test_nothing_is_written_without_a_preference(freeze: Freeze, target: Target)
 def test_bert(exporter: Exporter) -> None:
     """TorchScript cuts segments out of a table of 40: with fewer of them no Add would run."""
     pytest.importorskip("transformers", reason="exports need torch and transformers")
-    from burnish.tools.zoo.architectures import LAYERS, exported
+    from burnish.tools.zoo.architectures import exported
+    from burnish.tools.zoo.families import LAYERS
 
     model = load(str(exported("bert", exporter))).model
     run_pass("cleanup,upgrade{opset=23},cleanup,known-sizes,fuse-norm,fuse-activation", model)
