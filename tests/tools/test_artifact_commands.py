@@ -4,42 +4,17 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 import pytest
 
 from burnish.testing import parse
-from burnish.tools import cli
 
-
-class Result(NamedTuple):
-    code: int
-    out: str
-    err: str
-
-
-Run = Callable[..., Result]
-
-
-@pytest.fixture
-def run(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Run:
-    """Run `burnish`, or `optimize` where that is the first word, in this process."""
-
-    def invoke(*words: object) -> Result:
-        monkeypatch.setattr(sys, "argv", ["burnish", *map(str, words)])
-        monkeypatch.setenv("COLUMNS", "200")
-        with pytest.raises(SystemExit) as leave:
-            cli.main()
-        out, err = capfd.readouterr()
-        assert isinstance(leave.value.code, int)
-        return Result(leave.value.code, out, err)
-
-    return invoke
+Run = Callable[..., Any]
 
 
 @pytest.fixture
@@ -56,56 +31,56 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def test_made_checked_and_run(run: Run, folder: Path) -> None:
-    made = run("optimize", "m.onnx", "-o", "a/")
+def test_made_checked_and_run(burnish: Run, folder: Path) -> None:
+    made = burnish("optimize", "m.onnx", "-o", "a/")
     assert made.code == 0, made.err
     assert "wrote a" in made.out
     assert not Path("m.opt.onnx").exists()
-    checked = run("verify-artifact", "a", "--source", "m.onnx")
+    checked = burnish("verify-artifact", "a", "--source", "m.onnx")
     assert checked.code == 0, checked.err
     assert "as built: kind onnx, target cpu" in checked.out
     assert "relative error 0.00e+00 against m.onnx" in checked.out
-    assert run("run", "a", "--input", "s/2.npz", "--output", "y.npz").code == 0
+    assert burnish("run", "a", "--input", "s/2.npz", "--output", "y.npz").code == 0
     np.testing.assert_allclose(np.load("y.npz")["y"], np.full((3, 8), np.exp(2.0)), rtol=1e-6)
-    served = run("run", "a", "--input", "s", "--output", "out", "--workers", 2)
+    served = burnish("run", "a", "--input", "s", "--output", "out", "--workers", 2)
     assert served.code == 0, served.err
     assert sorted(path.name for path in Path("out").iterdir()) == ["0.npz", "1.npz", "2.npz"]
     assert np.load("out/1.npz")["y"].shape == (2, 8)
-    data = json.loads(run("verify-artifact", "a", "--json").out)
+    data = json.loads(burnish("verify-artifact", "a", "--json").out)
     assert data["manifest"]["kind"] == "onnx"
     assert data["skipped"] == "no --source was given"
 
 
-def test_model_and_artifact_at_once(run: Run, folder: Path) -> None:
-    made = run("optimize", "m.onnx", "-o", "n.onnx", "--artifact", "a", "--threads", 2)
+def test_model_and_artifact_at_once(burnish: Run, folder: Path) -> None:
+    made = burnish("optimize", "m.onnx", "-o", "n.onnx", "--artifact", "a", "--threads", 2)
     assert made.code == 0, made.err
     assert Path("n.onnx").is_file()
     assert json.loads(Path("a/manifest.json").read_text())["session"]["threads"] == 2
 
 
-def test_profiles_from_traffic(run: Run, folder: Path) -> None:
-    shown = run("profiles", "r.jsonl", "--max-padding", 0.2)
+def test_profiles_from_traffic(burnish: Run, folder: Path) -> None:
+    shown = burnish("profiles", "r.jsonl", "--max-padding", 0.2)
     assert "2 profiles, the fewest there can be, for 6 requests: 20.0% padding" in shown.out
-    data = json.loads(run("profiles", "r.jsonl", "--padded", "--json").out)
+    data = json.loads(burnish("profiles", "r.jsonl", "--padded", "--json").out)
     assert [p["inputs"]["x"]["max"] for p in data["profiles"]] == [[3, 8], [9, 8]]
-    made = run(
+    made = burnish(
         "optimize", "m.onnx", "--artifact", "a", "--shapes", "r.jsonl", "--pad", "x=0",
         "--unpad", "y:0=x:0",
     )  # fmt: skip
     assert made.code == 0, made.err
     assert "note: 2 profiles" in made.out
-    assert run("run", "a", "--input", "s/0.npz", "--output", "y.npz").code == 0
+    assert burnish("run", "a", "--input", "s/0.npz", "--output", "y.npz").code == 0
     np.testing.assert_array_equal(np.load("y.npz")["y"], np.ones((1, 8), np.float32))
-    assert run("verify-artifact", "a", "--source", "m.onnx").code == 0
+    assert burnish("verify-artifact", "a", "--source", "m.onnx").code == 0
     np.savez("large.npz", x=np.ones((10, 8), np.float32))
-    refused = run("run", "a", "--input", "large.npz", "--output", "y.npz")
+    refused = burnish("run", "a", "--input", "large.npz", "--output", "y.npz")
     assert refused.code == 2
     assert "no profile covers a request of x [10, 8]" in refused.err
     assert "build the artefact with --shapes that include it" in refused.err
 
 
-def test_partition(run: Run, folder: Path) -> None:
-    made = run("partition", "m.onnx", "--stages", 2, "-o", "stages", "--balance", 1)
+def test_partition(burnish: Run, folder: Path) -> None:
+    made = burnish("partition", "m.onnx", "--stages", 2, "-o", "stages", "--balance", 1)
     assert made.code == 0, made.err
     assert "the stages compute what m.onnx does; wrote stages" in made.out
     assert sorted(path.name for path in Path("stages").iterdir()) == [
@@ -115,20 +90,20 @@ def test_partition(run: Run, folder: Path) -> None:
     ]
 
 
-def test_bench_of_artifacts(run: Run, folder: Path) -> None:
-    assert run("optimize", "m.onnx", "--artifact", "a").code == 0
+def test_bench_of_artifacts(burnish: Run, folder: Path) -> None:
+    assert burnish("optimize", "m.onnx", "--artifact", "a").code == 0
     few = ("--repeats", 4, "--loads", 2)
-    shown = run("bench", "m.onnx", "a", *few, "--batch", "1,4", "--profile", "--plot", "p.svg")
+    shown = burnish("bench", "m.onnx", "a", *few, "--batch", "1,4", "--profile", "--plot", "p.svg")
     assert shown.code == 0, shown.err
     assert "batch 1: 4 rounds in turns, 2 loads" in shown.out
     assert "ratio (95% interval)" in shown.out
     assert "time in kernels" in shown.out
     assert Path("p.svg").read_text().startswith("<svg")
-    data = json.loads(run("bench", "a", *few, "--record", "--memory", "--json").out)
+    data = json.loads(burnish("bench", "a", *few, "--record", "--memory", "--json").out)
     assert data["timings"][0]["peak_bytes"] > 1e6
     recorded = json.loads(Path("a/measured.json").read_text())["entries"]
     assert recorded[0]["figures"] == data
-    assert run("verify-artifact", "a").code == 0
+    assert burnish("verify-artifact", "a").code == 0
 
 
 @pytest.mark.parametrize(
@@ -151,31 +126,31 @@ def test_bench_of_artifacts(run: Run, folder: Path) -> None:
     ],
 )
 def test_bad_input_is_one_line_exit_2_and_nothing_written(
-    words: str, message: str, run: Run, folder: Path
+    words: str, message: str, burnish: Run, folder: Path
 ) -> None:
     before = sorted(folder.rglob("*"))
-    result = run(*words.split())
+    result = burnish(*words.split())
     assert result.code == 2
     assert message in result.err
     assert len(result.err.splitlines()) == 1
     assert sorted(folder.rglob("*")) == before
 
 
-def test_padding_that_changes_outputs_is_exit_3(run: Run, folder: Path) -> None:
-    result = run("optimize", "m.onnx", "--artifact", "a", "--shapes", "r.jsonl", "--pad", "x=0")
+def test_padding_that_changes_outputs_is_exit_3(burnish: Run, folder: Path) -> None:
+    result = burnish("optimize", "m.onnx", "--artifact", "a", "--shapes", "r.jsonl", "--pad", "x=0")
     assert result.code == 3
     assert "padding to profile-0 changes what the model computes" in result.err
     assert not Path("a").exists()
 
 
-def test_inputs_of_run(run: Run, folder: Path) -> None:
-    assert run("optimize", "m.onnx", "--artifact", "a").code == 0
+def test_inputs_of_run(burnish: Run, folder: Path) -> None:
+    assert burnish("optimize", "m.onnx", "--artifact", "a").code == 0
     for words, message in (
         ("--input no.npz --output y.npz", "there is no .npz file at no.npz"),
         ("--input m.onnx --output y.npz", "m.onnx is no .npz file"),
         ("--input s --output m.onnx", "output m.onnx is a file"),
         ("--input s/0.npz --output s", "output s is a folder"),
     ):
-        result = run("run", "a", *words.split())
+        result = burnish("run", "a", *words.split())
         assert result.code == 2
         assert message in result.err

@@ -4,10 +4,9 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
@@ -17,34 +16,15 @@ from burnish.passes.quant.observers import METHODS
 from burnish.passes.quant.ranges import Ranges, fed_to_channels, float_values
 from burnish.passes.shapes import infer_shapes
 from burnish.testing import parse
-from burnish.tools import cli
 from burnish.tools.calibrate import _METHODS
 
-
-class Result(NamedTuple):
-    code: int
-    out: str
-    err: str
+Run = Callable[..., Any]
 
 
-Run = Callable[..., Result]
-
-
-@pytest.fixture
-def run(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Run:
-    """Run `burnish`, or another console script, in this process and a folder of its own."""
+@pytest.fixture(autouse=True)
+def _folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Every command runs in a folder of its own."""
     monkeypatch.chdir(tmp_path)
-
-    def invoke(*words: object, script: str = "burnish") -> Result:
-        monkeypatch.setattr(sys, "argv", [script, *map(str, words)])
-        monkeypatch.setenv("COLUMNS", "300")
-        with pytest.raises(SystemExit) as leave:
-            {"optimize": cli.optimize_main, "burnish": cli.main}[script]()
-        out, err = capfd.readouterr()
-        assert isinstance(leave.value.code, int)
-        return Result(leave.value.code, out, err)
-
-    return invoke
 
 
 MODEL = """g (float[N,8,6,6] x) => (float[N,8,6,6] y) {
@@ -78,61 +58,63 @@ def test_methods_are_those_there_are() -> None:
     assert list(METHODS) == _METHODS
 
 
-def test_ranges_are_found_and_used(run: Run, tmp_path: Path) -> None:
+def test_ranges_are_found_and_used(optimize: Run, burnish: Run, tmp_path: Path) -> None:
     add(tmp_path, "m")
-    done = run("calibrate", "m.onnx", "--calib", "samples")
+    done = burnish("calibrate", "m.onnx", "--calib", "samples")
     assert done.code == 0
     assert done.err == ""
     assert "wrote m.ranges.json: 4 ranges, percentile 99.99, in " in done.out
     assert "64 samples: 0 of 4 ranges differ between halves" in done.out
     assert sorted(p.name for p in tmp_path.glob("m.*")) == ["m.onnx", "m.ranges.json"]
     first = (tmp_path / "m.ranges.json").read_bytes()
-    assert run("calibrate", "m.onnx", "--calib", "samples", "-q").out == ""
+    assert burnish("calibrate", "m.onnx", "--calib", "samples", "-q").out == ""
     assert (tmp_path / "m.ranges.json").read_bytes() == first
     found = Ranges.load(tmp_path / "m.ranges.json")
     assert list(found.values) == ["x", "i", "c", "y"]
     assert found.values["i"].mean is not None
     passes = "fuse,quant-static{ranges=m.ranges.json}"
     direct, by_file = tmp_path / "direct.onnx", tmp_path / "by_file.onnx"
-    run("m.onnx", "--passes", passes, "-o", by_file, script="optimize")
+    optimize("m.onnx", "--passes", passes, "-o", by_file)
     words = ("--passes", "fuse,quant-static", "--calib", "samples", "-o", direct)
-    run("m.onnx", *words, script="optimize")
+    optimize("m.onnx", *words)
     # `fuse` drops the Identity, so the file lacks the channel means of x.
     assert by_file.stat().st_size > 0
-    run("calibrate", "m.onnx", "--calib", "samples", "--passes", "fuse")
-    run("m.onnx", "--passes", passes, "-o", by_file, script="optimize")
+    burnish("calibrate", "m.onnx", "--calib", "samples", "--passes", "fuse")
+    optimize("m.onnx", "--passes", passes, "-o", by_file)
     assert by_file.read_bytes() == direct.read_bytes()
 
 
-def test_a_cache_for_tensorrt(run: Run, tmp_path: Path) -> None:
+def test_a_cache_for_tensorrt(burnish: Run, tmp_path: Path) -> None:
     add(tmp_path, "m")
-    done = run("calibrate", "m.onnx", "--calib", "samples", "--method", "minmax", "-o", "m.cache")
+    done = burnish(
+        "calibrate", "m.onnx", "--calib", "samples", "--method", "minmax", "-o", "m.cache"
+    )
     assert done.code == 0
     lines = (tmp_path / "m.cache").read_text().splitlines()
     assert lines[0].startswith("TRT-")
     assert [line.partition(": ")[0] for line in lines[1:]] == ["x", "i", "c", "y"]
 
 
-def test_interrupted_and_resumed_gives_the_same_bytes(run: Run, tmp_path: Path) -> None:
+def test_interrupted_and_resumed_gives_the_same_bytes(burnish: Run, tmp_path: Path) -> None:
     add(tmp_path, "resumed")
     words = ("calibrate", "resumed.onnx", "--calib", "resumed_samples:feeds", "--every", 0)
-    assert run(*words, "-o", "whole.json").code == 0
+    assert burnish(*words, "-o", "whole.json").code == 0
     (tmp_path / "stop").touch()
-    failed = run(*words, "-o", "r.json")
+    failed = burnish(*words, "-o", "r.json")
     assert failed.code == 2
     assert "out of power" in failed.err
     assert (tmp_path / "r.json.part").exists()
     assert not (tmp_path / "r.json").exists()
     (tmp_path / "stop").unlink()
-    other = run(*words, "-o", "r.json", "--resume", "--method", "entropy")
+    other = burnish(*words, "-o", "r.json", "--resume", "--method", "entropy")
     assert other.code == 2
     assert "the model or an option has changed; leave out --resume" in other.err
-    assert run(*words, "-o", "r.json", "--resume").code == 0
+    assert burnish(*words, "-o", "r.json", "--resume").code == 0
     assert (tmp_path / "r.json").read_bytes() == (tmp_path / "whole.json").read_bytes()
     assert not (tmp_path / "r.json.part").exists()
 
 
-def test_bad_input(run: Run, tmp_path: Path) -> None:
+def test_bad_input(burnish: Run, tmp_path: Path) -> None:
     add(tmp_path, "m")
     (tmp_path / "integers.onnx").write_bytes(b"")
     ir.save(parse("g (int64[N] x) => (int64[N] y) { y = Neg(x) }"), tmp_path / "integers.onnx")
@@ -149,14 +131,14 @@ def test_bad_input(run: Run, tmp_path: Path) -> None:
         (("m.onnx",), "--calib"),
     ):
         before = sorted(tmp_path.rglob("*"))
-        done = run("calibrate", *words)
+        done = burnish("calibrate", *words)
         assert done.code == 2, words
         assert message in done.err
         assert done.err.count("\n") == 1
         assert sorted(tmp_path.rglob("*")) == before
 
 
-def test_a_model_quantized_in_part_is_noted(run: Run, tmp_path: Path) -> None:
+def test_a_model_quantized_in_part_is_noted(burnish: Run, tmp_path: Path) -> None:
     text = """g (float[N,4] x) => (float[N,4] y) <float s = {0.1}, uint8 z = {128}> {
         q = QuantizeLinear(x, s, z)
         d = DequantizeLinear(q, s, z)
@@ -164,17 +146,17 @@ def test_a_model_quantized_in_part_is_noted(run: Run, tmp_path: Path) -> None:
     }"""
     ir.save(parse(text), tmp_path / "m.onnx")
     np.savez(tmp_path / "s.npz", x=np.random.default_rng(0).normal(0, 1, (4, 2, 4)).astype("f4"))
-    done = run("calibrate", "m.onnx", "--calib", "s.npz")
+    done = burnish("calibrate", "m.onnx", "--calib", "s.npz")
     assert done.code == 0
     noted = "note: the model is already quantized (1 DequantizeLinear, 1 QuantizeLinear)"
     assert f"{noted}: ranges are of what is float" in done.out
     assert list(Ranges.load(tmp_path / "m.ranges.json").values) == ["x", "d", "y"]
 
 
-def test_one_sample_and_constants_are_noted(run: Run, tmp_path: Path) -> None:
+def test_one_sample_and_constants_are_noted(burnish: Run, tmp_path: Path) -> None:
     ir.save(parse("g (float[N,4] x) => (float[N,4] y) { y = Relu(x) }"), tmp_path / "m.onnx")
     np.savez(tmp_path / "s.npz", x=np.full((1, 2, 4), -1, np.float32))
-    done = run("calibrate", "m.onnx", "--calib", "s.npz")
+    done = burnish("calibrate", "m.onnx", "--calib", "s.npz")
     assert "note: there is one calibration sample" in done.out
     assert "note: one number only on the calibration data: 'x' and 1 more values" in done.out
     assert json.loads((tmp_path / "m.ranges.json").read_text())["adequacy"] is None
