@@ -15,7 +15,7 @@ import pickle
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,7 +29,7 @@ from burnish.errors import BurnishError, InputError
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-    from burnish.backends.onnxruntime import Optimize, TensorSpec
+    from burnish.backends.onnxruntime import Optimize, Session, TensorSpec
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -312,6 +312,8 @@ BATCH = 1
 """Size given to a symbolic first axis."""
 EXTENT = 32
 """Size given to any other symbolic axis: long enough for a stride of 32, the usual one."""
+PIXELS, TOKENS = 224, 128
+"""What it is where time is taken: along the sides of an image, and of a text or any other series."""
 
 
 def random_feeds(
@@ -341,13 +343,89 @@ def random_feeds(
     sizes = symbol_sizes(specs, dims or {})
     rng = np.random.default_rng(seed)
     feeds = {}
-    for name, dtype, shape in specs:
-        concrete = [
-            dim if isinstance(dim, int) else sizes[dim] if dim else EXTENT if axis else BATCH
-            for axis, dim in enumerate(shape)
-        ]
-        feeds[name] = random_array(rng, name, dtype, concrete, (ranges or {}).get(name))
+    for spec in specs:
+        span = (ranges or {}).get(spec.name)
+        feeds[spec.name] = random_array(rng, spec.name, spec.dtype, _concrete(spec, sizes), span)
     return feeds
+
+
+def sizes_to_try(
+    specs: Sequence[TensorSpec], dims: Mapping[str, int] | None = None
+) -> Iterator[dict[str, int]]:
+    """Yield sizes of symbolic dimensions until one lets the model run: the usual ones first.
+
+    A model may want an axis longer than is usual (a window of audio, padding that reflects), or as
+    long as another one that nothing relates it to; some step through one element at a time.
+
+    Args:
+        specs: The inputs.
+        dims: Sizes that are settled.
+    """
+    settled = dims or {}
+    usual = symbol_sizes(specs, settled)
+    yield usual
+    shapes = [_symbols(spec) for spec in specs if spec.shape]
+    first, last = {shape[0] for shape in shapes}, {shape[-1] for shape in shapes}
+    seen = [usual]
+    for at_first, between, at_last in _LADDER:
+        sizes = {
+            dim: at_first if dim in first else at_last if dim in last else between for dim in usual
+        } | dict(settled)
+        if sizes not in seen:
+            seen.append(sizes)
+            yield sizes
+
+
+# Sizes of axes that are the first of an input, in its middle, its last. The many small ones come
+# before few large ones: a model that fails for another reason shall not cost much to find out.
+_LADDER = (
+    *((EXTENT, EXTENT, EXTENT), (1, 4 * EXTENT, 4 * EXTENT), (1, 1, 4 * EXTENT)),
+    *((1, 16 * EXTENT, 16 * EXTENT), (1, 1, 16 * EXTENT), (1, 1, 64 * EXTENT), (1, 1, 1)),
+)
+
+
+@dataclass(frozen=True)
+class RandomRun:
+    """A run on random inputs.
+
+    Attributes:
+        sizes: Of symbolic dimensions, by name.
+        feeds: The inputs.
+        outputs: What came of them.
+    """
+
+    sizes: dict[str, int]
+    feeds: dict[str, Array]
+    outputs: dict[str, Array]
+
+
+def random_run(session: Session, seed: int = 0, dims: Mapping[str, int] | None = None) -> RandomRun:
+    """Run a model on `random_feeds` of the first sizes of `sizes_to_try` that it runs on.
+
+    Raises:
+        BurnishError: it runs on none of them; why not on the usual ones.
+        InputError: an input is not a tensor, or `dims` names no dimension of the model.
+    """
+    failure: BurnishError | None = None
+    for sizes in sizes_to_try(session.inputs, dims):
+        feeds = random_feeds(session, seed, sizes)
+        try:
+            return RandomRun(sizes, feeds, session.run(feeds))
+        except BurnishError as error:
+            failure = failure or error
+    assert failure is not None
+    raise failure
+
+
+def _symbols(spec: TensorSpec) -> tuple[int | str, ...]:
+    """The shape of an input, with names for dimensions that have none: those they get on import."""
+    return tuple(
+        f"{spec.name}_dim_{axis}" if dim is None else dim for axis, dim in enumerate(spec.shape)
+    )
+
+
+def _concrete(spec: TensorSpec, sizes: Mapping[str, int]) -> list[int]:
+    return [dim if isinstance(dim, int) else sizes[dim] for dim in _symbols(spec)]
 
 
 class _HasInputs(Protocol):
@@ -375,17 +453,25 @@ def input_specs(model: ir.Model | _HasInputs) -> tuple[TensorSpec, ...]:
     return tuple(specs)
 
 
-def symbol_sizes(specs: Sequence[TensorSpec], dims: Mapping[str, int]) -> dict[str, int]:
+def symbol_sizes(
+    specs: Sequence[TensorSpec], dims: Mapping[str, int], *, typical: bool = False
+) -> dict[str, int]:
     """The size that `random_feeds` gives each symbolic dimension of inputs, by its name.
+
+    Args:
+        specs: The inputs.
+        dims: Sizes of some.
+        typical: Whether images and texts are to be as large as requests mostly are, and not only
+            large enough to run.
 
     Raises:
         InputError: `dims` names no dimension.
     """
     sizes: dict[str, int] = {}
     for spec in specs:
-        for axis, dim in enumerate(spec.shape):
+        for axis, dim in enumerate(_symbols(spec)):
             if isinstance(dim, str):
-                default = EXTENT if axis else BATCH
+                default = _extent(spec, axis, typical=typical) if axis else BATCH
                 # A symbol that is the first axis anywhere is the batch everywhere.
                 sizes[dim] = dims.get(dim, min(default, sizes.get(dim, default)))
     for name in dims:
@@ -393,6 +479,12 @@ def symbol_sizes(specs: Sequence[TensorSpec], dims: Mapping[str, int]) -> dict[s
             known = ", ".join(sizes) or "none"
             raise InputError(f"no input has a dimension {name!r}", hint=f"there are: {known}")
     return sizes
+
+
+def _extent(spec: TensorSpec, axis: int, *, typical: bool) -> int:
+    if not typical:
+        return EXTENT
+    return PIXELS if len(spec.shape) == 4 and axis > 1 else TOKENS
 
 
 def random_array(

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import math
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -38,6 +39,9 @@ OTHER_IO = "burnish.other_io"
 
 # Enough to meet different values; few enough to stay a small part of a build.
 _SAMPLES = 4
+# Draws of other roundings; the relative RMS difference that they excuse at most.
+_ROUNDINGS = 3
+_MOST_BY_ROUNDING = 1e-3
 # Passes a message names one by one.
 _NAMED = 4
 
@@ -119,38 +123,23 @@ class Guard(Instrument):
         """Run on random inputs of two sizes, where the model has sizes that are not fixed.
 
         A declared size that is wrong for every input but the first is found by no other means.
-        Where the usual sizes do not fit together, all are one: those without a name may have to be
-        equal, though nothing says so.
         """
-        from burnish.backends.measure import BATCH, EXTENT
+        from burnish.backends.measure import BATCH, random_feeds, random_run
 
-        others = {
-            dim: 2 * EXTENT if axis else BATCH + 2
-            for spec in session.inputs
-            for axis, dim in enumerate(spec.shape)
-            if isinstance(dim, str)
-        }
-        try:
-            self._add_random(session, self.seed, {})
-        except BurnishError:
-            with contextlib.suppress(BurnishError):
-                self._add_random(session, self.seed, dict.fromkeys(others, EXTENT))
-            if not self._feeds:
-                raise
-            others = dict.fromkeys(others, 2 * EXTENT)
+        first = random_run(session, self.seed)
+        self._feeds.append(first.feeds)
+        self._original.append(first.outputs)
+        others = {dim: 2 * size if size > BATCH else BATCH + 2 for dim, size in first.sizes.items()}
         if others:
             with contextlib.suppress(BurnishError):
-                self._add_random(session, self.seed + 1, others)
-
-    def _add_random(self, session: Session, seed: int, sizes: Mapping[str, int]) -> None:
-        from burnish.backends.measure import random_feeds
-
-        feeds = random_feeds(session, seed=seed, dims=sizes)
-        self._original.append(session.run(feeds))
-        self._feeds.append(feeds)
+                feeds = random_feeds(session, self.seed + 1, others)
+                self._original.append(session.run(feeds))
+                self._feeds.append(feeds)
 
     def _give_up(self, error: BurnishError) -> None:
         self._unchecked = f"the original model does not run: {error}"
+        if self.calibration is None:
+            self._unchecked += "; inputs were random: --calib gives it samples that fit"
 
     def before(self, event: Event, model: ir.Model) -> None:
         """Settle what lossless passes did before a lossy one blurs it."""
@@ -254,25 +243,34 @@ class Guard(Instrument):
         """Accept differences that the model makes out of rounding alone; samples by their index.
 
         Rounding to integers inside a model turns a difference in the last place into a whole step,
-        which later layers amplify. How far is measured: the runtime's own optimizations, too,
-        change nothing but rounding. What they do to the outputs for the same sample, we may do
-        twice. Returns the largest of those allowances.
+        which later layers amplify; a mean taken off numbers that are nearly equal leaves little
+        else. How far is measured: the runtime's own optimizations, too, change nothing but
+        rounding. What they do to the outputs for the same sample, we may do twice. Where they
+        happen to change little, the model is run with other roundings (`burnish.passes.otherwise`):
+        then only as far as the outputs are still worth comparing. Returns the largest of those
+        allowances.
 
         Raises:
             VerificationError: a difference is larger.
         """
         from burnish.backends.numeric import compare_outputs
+        from burnish.passes.otherwise import rounded_otherwise
 
         assert self._reference is not None
         reference = _repeatable(self._reference)
         allowed: dict[int, dict[str, float]] = {index: {} for index in unlike}
-        levels: tuple[Optimize, ...] = ("all", "basic")
-        for level in levels:
-            for index, rounded in self._run_under(reference, level, unlike):
+        variants: tuple[tuple[ir.Model | int, Optimize, float], ...] = (
+            *((reference, "all", math.inf), (reference, "basic", math.inf)),
+            *((seed, "off", _MOST_BY_ROUNDING) for seed in range(_ROUNDINGS)),
+        )
+        for variant, level, most in variants:
+            model = rounded_otherwise(reference, variant) if isinstance(variant, int) else variant
+            for index, rounded in self._run_under(model, level, unlike):
                 for output in compare_outputs(self._expected[index], rounded).outputs:
                     if output.problem is None:
                         known = allowed[index].get(output.name, 0.0)
-                        allowed[index][output.name] = max(known, 2 * output.rms_rel)
+                        allowance = min(2 * output.rms_rel, most)
+                        allowed[index][output.name] = max(known, allowance)
             beyond = [
                 output
                 for index, difference in unlike.items()

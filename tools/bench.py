@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from burnish.errors import InputError
+from burnish.errors import BurnishError, InputError
 from burnish.tools.cli import debug_option
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 )
 @click.option("--warmup", type=click.IntRange(min=0), default=3, show_default=True)
 @click.option("--budget", type=click.FloatRange(min=0), default=60.0, help="Seconds at most.")
-@click.option("--dim", "dims", multiple=True, metavar="NAME=N", help="Size of a named dimension.")
+@click.option("--dim", "given", multiple=True, metavar="NAME=N", help="Size of a named dimension.")
 @click.option("--batch", metavar="N,N,...", help="Batch sizes: of the first axis of the inputs.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Seed of the random inputs.")
 @click.option("--memory", is_flag=True, help="Measure peak memory too, each in its own process.")
@@ -59,7 +59,7 @@ def command(
     loads: int,
     warmup: int,
     budget: float,
-    dims: tuple[str, ...],
+    given: tuple[str, ...],
     batch: str | None,
     seed: int,
     memory: bool,
@@ -76,8 +76,9 @@ def command(
     if record and not any(variant.is_artifact for variant in variants):
         raise InputError("--record is for artefacts", hint="name a folder that optimize wrote")
     runs = []
-    for sizes in _sizes(variants[0], dimensions(dims), batch):
-        feeds = {variant.name: variant.feeds(seed, sizes.dims) for variant in variants}
+    for sizes in _sizes(variants[0], dimensions(given), batch):
+        dims = variants[0].dims(seed, sizes.dims)
+        feeds = {variant.name: variant.feeds(seed, dims) for variant in variants}
         found = measure.compare_loads(
             {variant.name: variant.open for variant in variants},
             feeds,
@@ -89,8 +90,9 @@ def command(
         runs.append(
             _Run(
                 sizes.batch,
+                dims,
                 found,
-                {v.name: v.memory(seed, sizes.dims) for v in variants} if memory else {},
+                {v.name: v.memory(seed, dims) for v in variants} if memory else {},
                 {v.name: v.profile(feeds[v.name]) for v in variants} if profile else {},
             )
         )
@@ -142,15 +144,39 @@ class _Variant:
             inputs: tuple[TensorSpec, ...] = loaded.inputs
         return inputs
 
+    def dims(self, seed: int, given: Mapping[str, int]) -> dict[str, int]:
+        """Sizes of all symbolic dimensions that it runs with."""
+        from burnish.backends.measure import random_run, symbol_sizes
+
+        inputs = self.inputs()
+        symbols = ", ".join(symbol_sizes(inputs, given))
+        with self.open() as loaded:
+            try:
+                return random_run(loaded, seed, given).sizes
+            except BurnishError as error:
+                if not symbols:
+                    raise
+                raise InputError(
+                    f"{self.name} does not run on random inputs: {error}",
+                    hint=f"--dim NAME=N gives a dimension another size; there are: {symbols}",
+                ) from error
+
     def feeds(self, seed: int, dims: Mapping[str, int]) -> dict[str, Any]:
         from burnish.backends.measure import random_feeds
 
-        return random_feeds(_Inputs(self.inputs()), seed, dims)
+        return random_feeds(_Inputs(self.inputs()), seed, self._own(dims))
 
     def memory(self, seed: int, dims: Mapping[str, int]) -> int:
         from burnish.backends.measure import inference_memory
 
-        return inference_memory(self._model(), seed=seed, dims=dims, threads=self.threads).peak
+        own = self._own(dims)
+        return inference_memory(self._model(), seed=seed, dims=own, threads=self.threads).peak
+
+    def _own(self, dims: Mapping[str, int]) -> dict[str, int]:
+        from burnish.backends.measure import symbol_sizes
+
+        known = symbol_sizes(self.inputs(), {})
+        return {name: size for name, size in dims.items() if name in known}
 
     def profile(self, feeds: Mapping[str, Any]) -> list[OperatorTime]:
         from burnish.backends.profile import by_operator, profile
@@ -245,6 +271,7 @@ class _Run:
     """One batch size."""
 
     batch: int | None
+    dims: Mapping[str, int]
     found: Comparison
     peaks: Mapping[str, int]
     profiles: Mapping[str, list[OperatorTime]]
@@ -266,6 +293,8 @@ class _Run:
             row = [item.name, *times, f"{(self.batch or 1) / item.median:.4g}", *ratio]
             rows.append([*row, size(self.peaks[item.name])] if self.peaks else row)
         title = f"{self.found.rounds} rounds in turns, {self.found.loads} loads, threads: {threads}"
+        if self.dims:
+            title += "; " + ", ".join(f"{name}={size}" for name, size in self.dims.items())
         return table(title if self.batch is None else f"batch {self.batch}: {title}", columns, rows)
 
 
@@ -312,6 +341,7 @@ def _as_dict(runs: Sequence[_Run]) -> dict[str, Any]:
     data = [
         {
             "batch": run.batch,
+            "dims": dict(run.dims),
             "rounds": run.found.rounds,
             "loads": run.found.loads,
             "interval": "Student's t over the logarithms of each load's ratio of medians, 95 %",

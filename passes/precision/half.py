@@ -265,7 +265,9 @@ def _computes(target: Target, model: ir.Model, dtype: ir.DataType) -> bool:
 
 
 def _random_samples(model: ir.Model, seed: int) -> CalibrationSource:
-    from burnish.backends import measure
+    from burnish.backends.measure import random_run
+    from burnish.backends.onnxruntime import session
 
-    feeds = measure.random_feeds(model, seed=seed)
+    with session(model, prepack=False) as loaded:
+        feeds = random_run(loaded, seed).feeds
     return CalibrationSource.from_iterable(lambda: [feeds], model.graph.inputs)

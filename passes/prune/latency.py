@@ -84,7 +84,7 @@ class Stopwatch:
 
     def _timed(self, variant: ir.Model) -> Answer:
         from burnish.backends.answers import Answer
-        from burnish.backends.measure import compare, random_feeds
+        from burnish.backends.measure import compare, random_run
         from burnish.backends.onnxruntime import session
 
         samples = self.ctx.calibration
@@ -92,7 +92,7 @@ class Stopwatch:
             session(self.model, threads=_THREADS, optimize="all") as before,
             session(variant, threads=_THREADS, optimize="all") as after,
         ):
-            feeds = random_feeds(before) if samples is None else next(iter(samples))
+            feeds = random_run(before).feeds if samples is None else next(iter(samples))
             sides = {"before": before, "after": after}
             compare(sides, feeds, repeats=1, warmup=1)  # what is done on the first runs alone
             started = time.perf_counter()

@@ -26,6 +26,7 @@ from burnish.backends.measure import (
     inference_memory,
     peak_memory,
     random_feeds,
+    random_run,
     summarize,
 )
 from burnish.backends.onnxfile import save
@@ -240,6 +241,48 @@ def test_sizes_and_ranges_can_be_given() -> None:
 def test_a_symbol_is_one_size_wherever_it_stands() -> None:
     feeds = random_feeds(parse("g (float[3,N] x, float[N] z) => (float[3,N] y) { y = Add(x, z) }"))
     assert feeds["x"].shape[1] == feeds["z"].shape[0] == BATCH
+
+
+def test_sizes_without_a_name_are_called_as_on_import() -> None:
+    assert random_feeds(parse(TYPES), dims={"unknown_dim_1": 5})["unknown"].shape == (2, 5)
+
+
+@pytest.mark.parametrize(
+    ("text", "sizes"),
+    [
+        ("g (float[N,M] x) => (float[N,M] y) { y = Neg(x) }", {"N": 1, "M": 32}),
+        ("g (float[A,B] x, float[C,D] z) => (float[E,F] y) { y = MatMul(x, z) }", 32),
+        ("g (float[1,N] x, float[1,M] z) => (float[1,M] y) { s = Shape(x) y = Expand(z, s) }", 32),
+        (
+            "g (float[A,B] x) => (float[A,C] y) <int64[4] pads = {0, 99, 0, 0}>"
+            '{ y = Pad<mode="reflect">(x, pads) }',
+            {"A": 1, "B": 128},
+        ),
+        (
+            "g (float[N,7] x, float[M,7] z, int64[M,A] i) => (float[N,7] y)"
+            "{ g = GatherND<batch_dims=1>(x, i)  s = Unsqueeze(g, one) y = Add(x, s) }".replace(
+                "=> (float[N,7] y)", "=> (float[N,7] y) <int64[1] one = {1}>"
+            ),
+            1,
+        ),
+    ],
+)
+def test_a_model_is_run_at_the_first_sizes_it_runs_at(
+    text: str, sizes: int | dict[str, int]
+) -> None:
+    found = random_run(session(parse(text)))
+    wanted = sizes if isinstance(sizes, dict) else dict.fromkeys(found.sizes, sizes)
+    assert found.sizes == wanted
+    assert all(array.ndim for array in found.outputs.values())
+
+
+def test_a_model_that_runs_at_no_size_says_why_at_the_usual_ones() -> None:
+    text = "g (float[N,M] x, float[7,5] z) => (float[N,5] y) { y = MatMul(x, z) }"
+    with pytest.raises(BurnishError, match="MatMul dimension mismatch"):
+        random_run(session(parse(text)))
+    assert random_run(session(parse(text)), dims={"M": 7}).sizes == {"N": 1, "M": 7}
+    with pytest.raises(InputError, match="no input has a dimension 'K'"):
+        random_run(session(parse(text)), dims={"K": 7})
 
 
 def test_weights_listed_as_inputs_are_not_fed() -> None:

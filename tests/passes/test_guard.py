@@ -155,6 +155,39 @@ def test_amplified_rounding_is_excused_only_where_the_runtime_shows_it_too() -> 
         burnish.optimize(parse(text), Cancel(), calibration=feeds)
 
 
+@dataclass(frozen=True)
+class Reciprocate(Pass):
+    """Takes 1 / exp(-x) for exp(x), which rounds otherwise, and multiplies it by a factor."""
+
+    name: ClassVar[str] = "reciprocate"
+    factor: float = option(1.0, help="factor")
+
+    def apply(self, model: ir.Model, ctx: PassContext) -> None:
+        (exp,) = (node for node in model.graph if node.op_type == "Exp")
+        with ctx.rewrite("reciprocate", exp) as go:
+            if go:
+                factor = ir.tensor(np.array(self.factor, np.float32))
+                tape = ir.tape.Tape()
+                one = tape.op("Exp", [tape.op("Neg", [exp.inputs[0]])])
+                scale = tape.op("Constant", [], {"value": factor})
+                new = tape.op("Div", [scale, one])
+                model.graph.insert_before(exp, tape.nodes)
+                replace_value(exp.outputs[0], new)
+                remove_unused([exp])
+
+
+def test_rounding_that_the_model_amplifies_is_excused_and_nothing_more() -> None:
+    text = """g (float[N,16] x) => (float[N,16] y) <float one = {1}, float big = {1000}> {
+        e = Exp(x)  d = Sub(e, one)  y = Mul(d, big)
+    }"""
+    numbers = np.random.default_rng(0).uniform(1e-4, 1e-3, (4, 16)).astype(np.float32)
+    _, report = burnish.optimize(parse(text), Reciprocate(), calibration=[{"x": numbers}])
+    (check,) = report.verification["checks"]
+    assert 1e-6 < check["error"] <= check["amplified"] <= 1e-3
+    with pytest.raises(VerificationError, match="the outputs differ"):
+        burnish.optimize(parse(text), Reciprocate(1.0001), calibration=[{"x": numbers}])
+
+
 @pytest.mark.zoo
 def test_a_model_that_amplifies_rounding() -> None:
     from burnish.tools import zoo
@@ -256,6 +289,19 @@ def test_random_inputs_come_in_more_than_one_size() -> None:
 def test_sizes_without_a_name_that_have_to_be_equal_are() -> None:
     text = "g (float[A,B] x, float[C,D] z) => (float[E,F] y) <float w = {3.0}> { BODY }"
     model = parse(text.replace("BODY", "p = MatMul(x, z)  y = Mul(p, w)"))
+    assert burnish.optimize(model.clone(), Scale()).report.verification["samples"] == 2
+    with pytest.raises(VerificationError, match="the outputs differ"):
+        burnish.optimize(model, Scale(1.5))
+
+
+def test_an_axis_longer_than_usual_is_found() -> None:
+    """Audio comes in windows, and a state has the size of the batch though nothing says so."""
+    model = parse(
+        "g (float[A,B] x, float[2,C,1] z) => (float[D,E] y)"
+        " <float w = {3.0}, int64[4] pads = {0, 100, 0, 100}, int64[1] zero = {0}>"
+        '{ p = Pad<mode="reflect">(x, pads)  s = ReduceSum<keepdims=0>(z, zero)'
+        " r = Concat<axis=1>(p, s)  y = Mul(r, w) }"
+    )
     assert burnish.optimize(model.clone(), Scale()).report.verification["samples"] == 2
     with pytest.raises(VerificationError, match="the outputs differ"):
         burnish.optimize(model, Scale(1.5))
