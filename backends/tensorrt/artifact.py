@@ -33,8 +33,8 @@ def build(request: Request) -> Built:
     Where nodes are refused that are to be left to ONNX Runtime, it is kind `staged` that is built.
 
     Raises:
-        UnsupportedError: the parser refuses nodes, and they are not left to ONNX Runtime; they are
-            named before anything is built.
+        UnsupportedError: the parser refuses nodes, or inputs or outputs are float64, and they are
+            not left to ONNX Runtime; they are named before anything is built.
         InputError: options or profiles are wrong, or a GPU is needed and missing.
         BurnishError: TensorRT fails.
     """
@@ -64,6 +64,7 @@ def _engines(request: Request, options: BuildOptions) -> Built:
     portable = "any" if name == "tensorrt-rtx" else "here"
     engines: dict[str, dict[str, Any]] = {}
     model = surgery.prepare(request.model)
+    warnings += parse.check_float64(model, strict=options.fallback is not None)
     with tempfile.TemporaryDirectory(dir=request.folder) as aside:
         path = Path(aside) / MODEL
         save(model, path)

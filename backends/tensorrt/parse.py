@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -67,6 +67,45 @@ def _text(nodes: Sequence[Unsupported]) -> str:
     if others:
         kinds.append(f"and {others} more kinds")
     return "; ".join([*kinds, *dict.fromkeys(items[0].remedy for _, items in shown)])
+
+
+def check_float64(model: ir.Model, *, strict: bool) -> tuple[str, ...]:
+    """Name the nodes that take or give float64, which the parser makes float32 without a word.
+
+    Args:
+        model: Not changed; types that are missing are inferred on a copy.
+        strict: Whether to refuse them; otherwise only float64 inputs and outputs of the model are
+            refused, since an engine would not take or give what the model does.
+
+    Returns:
+        Lines for the report.
+
+    Raises:
+        UnsupportedError: there are nodes to refuse.
+    """
+    import onnx_ir as ir
+
+    from burnish.passes.report import all_graphs
+    from burnish.passes.shapes import infer_shapes
+
+    if any(v.type is None for g in all_graphs(model) for n in g for v in n.outputs if v.name):
+        model = model.clone()
+        infer_shapes(model)
+
+    def wide(values: Iterable[ir.Value | None]) -> bool:
+        return any(value is not None and value.dtype is ir.DataType.DOUBLE for value in values)
+
+    nodes = tuple(
+        _because(node, "TensorRT has no float64")
+        for graph in all_graphs(model)
+        for node in graph
+        if node.op_type != "Constant" and wide((*node.inputs, *node.outputs))
+    )
+    if not nodes:
+        return ()
+    if strict or wide((*model.graph.inputs, *model.graph.outputs)):
+        raise UnsupportedError(nodes)
+    return (f"TensorRT computes in float32 what is float64 in the model: {_text(nodes)}",)
 
 
 @dataclass(frozen=True)

@@ -67,6 +67,50 @@ def test_nothing_of_the_machine_goes_in(artifact: Path, made: Made, tmp_path: Pa
         assert str(tmp_path).encode() not in data
 
 
+DOUBLE = """g (float[2,8] x) => (float[2,8] y) {
+    a = MatMul(x, w)  b = Tanh(a)  d = Cast<to=11>(b)  [wide] e = Exp(d)  f = Cast<to=1>(e)
+    h = MatMul(f, w)  i = Tanh(h)  j = MatMul(i, w)  k = Tanh(j)  l = MatMul(k, w)  y = Relu(l)
+}"""
+
+
+def test_float64_within_the_model_is_a_warning_that_names_the_nodes(
+    made: Made, tmp_path: Path
+) -> None:
+    plan = Plan(tmp_path / "a")
+    _, report = burnish.optimize(
+        made(DOUBLE, w=(8, 8)), "dead-code", target="tensorrt-rtx:sm89", artifact=plan
+    )
+    (line,) = (line for line in report.warnings if "float64" in line)
+    assert line.startswith("TensorRT computes in float32 what is float64 in the model: Cast '")
+    assert "Exp 'wide'" in line
+    assert "--engine fallback=onnxruntime" in line
+    assert read(tmp_path / "a").kind == "tensorrt-engine"
+
+
+def test_with_a_fallback_float64_stays_with_onnx_runtime(made: Made, tmp_path: Path) -> None:
+    plan = Plan(tmp_path / "a", options={"fallback": "onnxruntime"})
+    _, report = burnish.optimize(
+        made(DOUBLE, w=(8, 8)), "dead-code", target="tensorrt-rtx:sm89", artifact=plan
+    )
+    assert not any("in float32 what is float64" in line for line in report.warnings)
+    manifest = read(tmp_path / "a")
+    assert manifest.kind == "staged"
+    assert {"wide", "Cast_d", "Cast_f"} <= {left["node"] for left in manifest.details["left"]}
+
+
+@pytest.mark.parametrize("end", ["x", "y"])
+def test_float64_inputs_and_outputs_are_refused(made: Made, tmp_path: Path, end: str) -> None:
+    text = {
+        "x": "g (double[2,8] x) => (float[2,8] y) { [end] a = Cast<to=1>(x)  y = Exp(a) }",
+        "y": "g (float[2,8] x) => (double[2,8] y) { a = Exp(x)  [end] y = Cast<to=11>(a) }",
+    }[end]
+    with pytest.raises(InputError, match=r"Cast 'end'.*has no float64"):
+        burnish.optimize(
+            made(text), "dead-code", target="tensorrt-rtx:sm89", artifact=Plan(tmp_path / "a")
+        )
+    assert not (tmp_path / "a").exists()
+
+
 @pytest.mark.usefixtures("without_gpu")
 def test_running_takes_a_gpu(artifact: Path) -> None:
     with pytest.raises(UnavailableError, match=r"there is no (NVIDIA driver|GPU) on"):
