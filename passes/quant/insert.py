@@ -36,7 +36,7 @@ def make_node(
     inputs: Sequence[ir.Value | None],
     outputs: Mapping[str, tuple[ir.DataType, ir.Shape | None]],
     *,
-    attributes: Mapping[str, int] | None = None,
+    attributes: Mapping[str, int | list[int]] | None = None,
     base: str,
 ) -> ir.Node:
     """Make a node, named after `base`, for the caller to insert into `graph`.

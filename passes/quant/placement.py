@@ -29,6 +29,7 @@ import numpy as np
 import onnx_ir as ir
 
 from burnish.passes.constant import is_constant
+from burnish.passes.quant.swish import uniform_affine
 from burnish.passes.quant.weighted import (
     WEIGHTED,
     in_functions,
@@ -40,8 +41,12 @@ from burnish.passes.quant.weighted import (
 # Kernels that pass integers on unchanged: input and output share scale and zero point.
 _SAME_SCALE = frozenset({"MaxPool", "Reshape", "Resize", "Squeeze", "Transpose", "Unsqueeze"})
 # Kernels that compute on uint8 and give uint8 at another scale.
-_RESCALE = frozenset({"Add", "Mul", "Concat", "AveragePool", "GlobalAveragePool", "LeakyRelu"})
-JOINING = _SAME_SCALE | _RESCALE
+_RESCALE = frozenset(
+    {"Add", "Mul", "Concat", "AveragePool", "GlobalAveragePool", "HardSwish", "LeakyRelu"}
+)
+# The same integers at another scale and zero point; see `burnish.passes.quant.swish`.
+_REREAD = frozenset({"BatchNormalization"})
+JOINING = _SAME_SCALE | _RESCALE | _REREAD
 """Operators without weights that go along between quantized ones."""
 COMPUTING = _RESCALE | {"MaxPool", "Resize"}
 """Those of them that do more than change a shape."""
@@ -192,6 +197,8 @@ def _forward(
             continue
         if node in joining and not (taken or _needs_no_user(node)):
             continue
+        if node.op_type in _REREAD and node.inputs[0] in plan.same_scale:
+            continue  # what gives its input would have to be read anew as well
         # A float result that is rounded for one user and not for another ends the fusion: either
         # all users take the rounded one, or none.
         result = given if taken or not _is_product(node) else None
@@ -234,7 +241,9 @@ def _needs_no_user(node: ir.Node) -> bool:
 def result_of(node: ir.Node) -> ir.Value:
     """Return the output of a node, behind the activation that its rounding can absorb."""
     output = node.outputs[0]
-    if node.op_type in _SAME_SCALE or output.is_graph_output() or len(output.uses()) != 1:
+    if node.op_type in _SAME_SCALE | _REREAD or output.is_graph_output():
+        return output
+    if len(output.uses()) != 1:
         return output
     user = output.consumers()[0]
     # A user in a subgraph runs only when the subgraph does.
@@ -263,6 +272,8 @@ def _can_join(node: ir.Node) -> bool:
         return mode is None or mode.as_string() == "nearest"
     if node.op_type == "MaxPool":
         return len(node.outputs) == 1
+    if node.op_type in _REREAD:
+        return uniform_affine(node) is not None
     return node.op_type in JOINING
 
 

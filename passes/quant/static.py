@@ -34,6 +34,14 @@ from burnish.passes.quant.shield import RULE as KEEP_FLOAT
 from burnish.passes.quant.shield import is_exposed, shield
 from burnish.passes.quant.stored import RULE as STORE
 from burnish.passes.quant.stored import is_storable, store
+from burnish.passes.quant.swish import (
+    fits,
+    hard_swish_params,
+    multiply,
+    shifted_params,
+    uniform_affine,
+)
+from burnish.passes.quant.upsample import repeat, repeats
 from burnish.passes.quant.weighted import (
     KEEP,
     SLOWER,
@@ -272,6 +280,16 @@ class _Editor:
         self.constants: dict[tuple[bytes, str, int | None], ir.Value] = {}
         self.params: dict[ir.Value, QuantParams] = {}
         self.scales: dict[ir.Value, tuple[ir.Value, ir.Value]] = {}
+        self.swished: set[ir.Value] = set()
+        self.read_anew: dict[ir.Value, ir.Value] = {}  # value -> its scaled and shifted self
+        self.shifts: dict[ir.Value, tuple[float, float]] = {}  # that -> by what
+        for step in plan.steps:
+            source = plan.root(self._source(step.node.inputs[0]))
+            if step.node.op_type == "HardSwish":
+                self.swished.add(source)
+            elif step.node.op_type == "BatchNormalization" and step.output is not None:
+                self.read_anew.setdefault(source, step.output)
+                self.shifts[step.output] = uniform_affine(step.node) or (1.0, 0.0)
 
     def unsuitable(self, step: Step) -> str | None:
         """Return why what was observed forbids quantizing an operator, or None."""
@@ -286,6 +304,21 @@ class _Editor:
                 return "its activations are not finite on the calibration data"
             if found.seen.low == found.seen.high == 0.0:
                 return "its activations are all zero on the calibration data"
+        return self._misread(step)
+
+    def _misread(self, step: Step) -> str | None:
+        """Return why what an operator takes cannot be read in two ways, or None."""
+        op, source = step.node.op_type, self._root(step.node.inputs[0])
+        if op not in ("HardSwish", "BatchNormalization"):
+            return None
+        if not fits(self.integers.activations):
+            return "only uint8 with any scale and zero point can be read in two ways"
+        if op == "BatchNormalization":
+            anew = self.read_anew[source] is step.output and step.output not in self.swished
+            return None if anew else "its integers are read in another way already"
+        given = self.values[source.name or ""].range
+        if source in self.shifts or source in self.read_anew or hard_swish_params(given) is None:
+            return "its bends are no integers at the scale of its input"
         return None
 
     def quantize(self, step: Step) -> None:
@@ -296,11 +329,58 @@ class _Editor:
             node.replace_input_with(index, self._pair(source))
         if step.weighted:
             self._quantize_weights(node, sources[0])
+        if node.op_type == "BatchNormalization":
+            self._read_anew(step)
+        elif node.op_type == "Resize" and (factors := repeats(node)) is not None:
+            self._repeat(step, factors)
+        if node.op_type == "HardSwish":
+            multiply(node, self._params(sources[0]))
         if step.output is not None and step.output not in self.pairs:
-            pair = self._pair(step.output)
-            for user, index in tuple(step.output.uses()):
-                if user is not self._quantizer(pair):
-                    user.replace_input_with(index, pair)
+            self._round(step.output)
+
+    def _round(self, value: ir.Value) -> None:
+        """Let all users of a value take it rounded."""
+        pair = self._pair(value)
+        for user, index in tuple(value.uses()):
+            if user is not self._quantizer(pair):
+                user.replace_input_with(index, pair)
+
+    def _read_anew(self, step: Step) -> None:
+        """Replace a scale and a shift by another way to read the integers that they take."""
+        self._give(step, self._integers(step.node))
+
+    def _repeat(self, step: Step, factors: tuple[int, int]) -> None:
+        """Replace a Resize by what repeats integers."""
+        self._give(step, repeat(step.node, self._integers(step.node), factors))
+
+    def _integers(self, node: ir.Node) -> ir.Value:
+        """Return what the quantized input of a node is dequantized from."""
+        value = node.inputs[0]
+        assert value is not None
+        dq = value.producer()
+        assert dq is not None
+        assert dq.inputs[0] is not None
+        return dq.inputs[0]
+
+    def _give(self, step: Step, integers: ir.Value) -> None:
+        """Let all users of a result take integers dequantized, and remove what gave it."""
+        node, value = step.node, step.output
+        assert value is not None
+        scale, zero_point = self._scale(self._root(value))
+        found = make_node(
+            self.graph,
+            "DequantizeLinear",
+            [integers, scale, zero_point],
+            {f"{value.name}_dequantized": (ir.DataType.FLOAT, value.shape)},
+            base=value.name or "",
+        )
+        self.graph.insert_before(node, found)
+        self.pairs[value] = found.outputs[0]
+        self.sources[found.outputs[0]] = value
+        value.replace_all_uses_with(found.outputs[0])
+        old = tuple(node.inputs[1:])
+        self.graph.remove(node, safe=True)  # others may take what it took
+        drop_unused(old)
 
     def clean_up(self) -> None:
         """Remove pairs that lost their users."""
@@ -419,17 +499,28 @@ class _Editor:
         assert value is not None
         return self.sources.get(value, value)
 
-    def _root(self, value: ir.Value) -> ir.Value:
+    def _root(self, value: ir.Value | None) -> ir.Value:
         return self.plan.root(self._source(value))
 
     def _params(self, value: ir.Value) -> QuantParams:
         root = self._root(value)
         found = self.params.get(root)
         if found is None:
-            found = self.integers.activations.params(self.values[root.name or ""].range)
-            found = self._held(found)
-            self.params[root] = found
+            found = self.params[root] = self._held(self._chosen(root))
         return found
+
+    def _chosen(self, root: ir.Value) -> QuantParams:
+        """Return a scheme by the range of a value, and by how else its integers are read."""
+        scheme = self.integers.activations
+        values = self.values[root.name or ""].range
+        if fits(scheme):
+            shifted = self.read_anew.get(root, root)
+            if shifted in self.shifts and shifted not in self.swished:
+                both = shifted_params(self.values[shifted.name or ""].range, *self.shifts[shifted])
+                return both[1 if shifted is root else 0]
+            if root in self.swished and (snapped := hard_swish_params(values)) is not None:
+                return snapped
+        return scheme.params(values)
 
     def _held(self, scheme: QuantParams) -> QuantParams:
         """Return a scheme with the scales that the target can hold."""
