@@ -20,6 +20,7 @@ from burnish.backends.census import Census, census, losses
 from burnish.backends.onnxruntime import OnnxRuntime
 from burnish.backends.target import Target
 from burnish.errors import BudgetError, InputError
+from burnish.passes import remarks
 from burnish.passes.base import Fixpoint, Pass
 from burnish.passes.calibration import CalibrationSource
 from burnish.passes.context import PassContext
@@ -162,6 +163,10 @@ def optimize(
     guard.finish(model)
     if guard.unchecked is not None:
         ctx.warn(f"numbers were not compared: {guard.unchecked}")
+    lossy = {str(item) for item in pipeline.passes if not item.lossless}
+    error = guard.final_error
+    for line in remarks.of_lossy(lossy, ctx.reports, error, random=samples is None):
+        ctx.warn(line)
     executed = None
     if counts is not None:
         executed = {"before": counts, "after": census(model, on)}
@@ -182,7 +187,6 @@ def optimize(
         decisions=ctx.decisions.all(),
         explanations=[] if ctx.explain is None else ctx.explain.left_in(model),
     )
-    error = guard.final_error
     if max_error is not None and error is not None and error > max_error:
         raise BudgetError(
             f"the outputs differ by {error:.3g} (relative RMS) from the original; "
