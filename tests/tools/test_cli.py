@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import sysconfig
@@ -82,8 +83,9 @@ def test_zoo_list(burnish: Run) -> None:
 def test_help_imports_nothing_heavy() -> None:
     code = (
         "import sys; sys.argv = ['optimize', '--help']\n"
-        "from burnish.tools.cli import optimize_main\n"
-        "try:\n    optimize_main()\nexcept SystemExit:\n    pass\n"
+        "from burnish.tools import cli\n"
+        "cli.leave = int\n"
+        "cli.optimize_main()\n"
         "heavy = {'numpy', 'onnx', 'onnx_ir', 'onnxruntime', 'rich', 'networkx'}\n"
         "assert not heavy & set(sys.modules), heavy & set(sys.modules)\n"
     )
@@ -95,3 +97,27 @@ def test_console_scripts_are_installed(script: str) -> None:
     path = Path(sysconfig.get_path("scripts")) / script
     done = subprocess.run([path, "--help"], check=True, capture_output=True, text=True)
     assert "Usage:" in done.stdout
+
+
+def test_a_process_that_leaves_has_done_and_said_all() -> None:
+    code = (
+        "import atexit, sys, threading\n"
+        "from burnish.tools.cli import leave\n"
+        "atexit.register(lambda: print('done'))\n"
+        "threading.Thread(target=threading.Event().wait).start()\n"
+        "sys.stdout.write('said, ')\n"
+        "leave(3)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout, done.stderr) == (3, "said, done\n", "")
+
+
+def test_a_process_whose_reader_is_gone_leaves_quietly() -> None:
+    code = "import sys; from burnish.tools.cli import leave; sys.stdout.write('x'); leave(0)"
+    read, write = os.pipe()
+    os.close(read)
+    buffered = {name: text for name, text in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    words = [sys.executable, "-c", code]
+    done = subprocess.run(words, stdout=write, stderr=subprocess.PIPE, env=buffered)
+    os.close(write)
+    assert (done.returncode, done.stderr) == (0, b"")
