@@ -25,11 +25,13 @@ class FuseConv(Group):
         from burnish.passes.fuse.conv_pair import MergeConvs
         from burnish.passes.fuse.fill import FillChannels
         from burnish.passes.fuse.gate import FuseGate
+        from burnish.passes.fuse.transposed import FuseTransposed
         from burnish.passes.fuse.upsampled import FuseUpsampled
 
         return (
             MergeConvs(),
             FuseUpsampled(),
+            FuseTransposed(),
             FuseGate(),
             FuseBlocked(),
             SplitConcat(),

@@ -2,7 +2,8 @@
 """A gated residual takes one pass over the data: x + x * s is x * (s + 1), where s is small.
 
 Squeeze-and-excitation blocks of text detectors are written so. On ONNX Runtime 1.31.1, CPU, one
-thread, in turns: 2.08 to 2.25 for x from 1x96x60x60 to 1x96x120x120, 1.2 for 1x256x14x14.
+thread, in turns: 2.08 to 2.25 for x from 1x96x60x60 to 1x96x120x120, 1.2 for 1x256x14x14. Where s
+is a HardSigmoid, s + 1 is a line cut off at 1 and 2: PP-OCRv6 det 1.012 (1.008 to 1.014), v4 1.003.
 """
 
 from __future__ import annotations
@@ -11,8 +12,11 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
+import onnx_ir as ir
 
-from burnish.passes.fuse.linear import FLOATS
+from burnish.passes.fuse.linear import FLOATS, Affine, linear_of
+from burnish.passes.fuse.scalar import is_scalar, number
+from burnish.passes.pattern import const
 from burnish.passes.rule import Builder, NoMatch, Operand, Replacement, Rule, RulePass, rule
 
 
@@ -36,9 +40,32 @@ def _(op: Builder, x: Operand, s: Operand) -> Replacement:
     return op.Mul(x, op.Add(s, np.ones((), x.dtype.numpy())))
 
 
+@rule(opset=(11, None))
+def shifted_hard_sigmoid(op: Any, x: Any, c: Any = const(is_scalar)) -> Any:
+    """Write HardSigmoid(Conv(x)) + c as a Clip, whose scale and shift the convolution takes in."""
+    gate = op.HardSigmoid(op.one_of("Conv", "Gemm")(x, _more=True, _bind="linear"), _bind="gate")
+    return op.Add(gate, c)
+
+
+@shifted_hard_sigmoid.rewrite
+def _(op: Builder, x: Operand, c: Operand, linear: ir.Node, gate: ir.Node) -> Replacement:
+    read = linear_of(op, linear)
+    if not read:
+        return read
+    if (c.rank or 0) > (len(linear.outputs[0].shape or ()) or 1):
+        return NoMatch("the constant has more axes")
+    scale, shift = op.attribute(gate, "alpha"), op.attribute(gate, "beta") + number(c)
+    line = read.fold(op, x, after=Affine(np.asarray(scale), np.asarray(shift)))
+    if isinstance(line, NoMatch):
+        return line
+    assert c.dtype is not None
+    low, high = (np.asarray(number(c) + end, c.dtype.numpy()) for end in (0, 1))
+    return op.Clip(line, low, high)
+
+
 @dataclass(frozen=True)
 class FuseGate(RulePass):
-    """Fuse gated residuals."""
+    """Fuse gated residuals, and shifted gates."""
 
     name: ClassVar[str] = "fuse-gate"
-    rules: ClassVar[tuple[Rule, ...]] = (gated_residual,)
+    rules: ClassVar[tuple[Rule, ...]] = (gated_residual, shifted_hard_sigmoid)

@@ -44,6 +44,7 @@ def test_it_is_a_group_of_passes_with_text_forms() -> None:
         "fuse-affine",
         "fuse-shuffle",
         "fuse-upsampled",
+        "fuse-transposed",
         "fuse-gate",
         "fuse-blocked",
         "fuse-gemm",

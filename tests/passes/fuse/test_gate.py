@@ -7,10 +7,14 @@ Numbers are compared with the runtime's own optimizations off, within `numeric.T
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
+import numpy as np
+import onnx_ir as ir
 import pytest
 
-from burnish.passes.fuse.gate import gated_residual
-from burnish.testing import assert_refuses, assert_rewrites, parse
+from burnish.passes.fuse.gate import gated_residual, shifted_hard_sigmoid
+from burnish.testing import assert_refuses, assert_rewrites, assert_same_outputs, parse, run_pass
 
 _OUT = "(float[N,8,H,W] y)"
 _BODY = "{ g = Mul(x, s)  y = Add(x, g) }"
@@ -53,3 +57,40 @@ def test_the_product_alone_is_kept_where_others_use_it() -> None:
     before = parse(text + _BODY)
     original = before.clone()
     assert_rewrites(gated_residual, before, original)
+
+
+_CONV = "h = Conv(x, w, b)"
+_GEMM = "f = Flatten(x)  h = Gemm<transB=1>(f, v, b)"
+
+
+def _gate(freeze: Callable[..., ir.Model], before: str, gate: str, one: str) -> ir.Model:
+    axes = "2,4" if before == _GEMM else "2,4,1,1"
+    return freeze(
+        "g (float[2,6,1,1] x, float[4,6,1,1] w, float[4,6] v, float[4] b, "
+        f"float{one} c) => (float[{axes}] y) {{ {before}  s = {gate}  y = Add(s, c) }}",
+        c=np.ones(()),
+    )
+
+
+@pytest.mark.parametrize("before", [_CONV, "h = Conv(x, w)", _GEMM])
+@pytest.mark.parametrize("gate", ["HardSigmoid(h)", "HardSigmoid<alpha=0.3,beta=0.1>(h)"])
+def test_the_convolution_takes_in_the_line_of_a_shifted_gate(
+    freeze: Callable[..., ir.Model], before: str, gate: str
+) -> None:
+    model = _gate(freeze, before, gate, "")
+    after = model.clone()
+    run_pass(shifted_hard_sigmoid, after)
+    assert [node.op_type for node in after.graph][-1] == "Clip"
+    assert not {"HardSigmoid", "Add"} & {node.op_type for node in after.graph}
+    assert_same_outputs(model, after)
+
+
+def test_refuses_a_shift_that_has_more_axes(freeze: Callable[..., ir.Model]) -> None:
+    model = _gate(freeze, _GEMM, "HardSigmoid(h)", "[1,1,1]")
+    assert_refuses(shifted_hard_sigmoid, model, "more axes")
+
+
+def test_refuses_a_convolution_with_weights_that_come_in() -> None:
+    text = "g (float[2,6,1,1] x, float[4,6,1,1] w) => (float[2,4,1,1] y) <float c = {1}>"
+    body = "{ h = Conv(x, w)  s = HardSigmoid(h)  y = Add(s, c) }"
+    assert_refuses(shifted_hard_sigmoid, parse(text + body), "not constant")
