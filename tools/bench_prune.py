@@ -30,6 +30,8 @@ STRUCTURED: dict[str, tuple[int, tuple[str, ...]]] = {
             "fuse,prune-channels{flops=0.5}",
             "fuse,prune-channels{flops=0.5},quant",
             "fuse,prune-channels{latency=0.6}",
+            "fuse,prune-blocks{count=1}",
+            "fuse,prune-blocks{count=1},quant",
         ),
     ),
     "minilm-l6-dynamo": (
@@ -120,7 +122,7 @@ def rows(name: str, variants: Mapping[str, Variant], timing: bool = True) -> lis
 
 
 def structured(folder: Path) -> list[list[str]]:
-    """Channels, heads and neurons cut out: speed against the fused model, in turns."""
+    """Channels, heads, neurons and blocks cut out: speed against the fused model, in turns."""
     head = ["model", "pipeline", "operations / parameters left", "speed"]
     table = [[*head, "metric", "float32", "pruned", "points"]]
     for name, (samples, pipelines) in STRUCTURED.items():
@@ -195,7 +197,7 @@ def residual_chain(nodes: int, width: int = 16, length: int = 10) -> ir.Model:
 
 
 _SECTIONS: dict[str, tuple[str, Callable[[Path], list[list[str]]]]] = {
-    "pruning": ("Pruning: channels, heads and neurons cut out", structured),
+    "pruning": ("Pruning: channels, heads, neurons and blocks cut out", structured),
     "sparsity": ("Pruning: weights zeroed", unstructured),
     "coupling": ("Pruning: analysis of what is coupled", analysis),
 }
