@@ -18,16 +18,44 @@ import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx_ir as ir
 
-from burnish.errors import InputError
+from burnish.errors import BurnishError, InputError
 from burnish.references import resolve_function
+
+if TYPE_CHECKING:
+    from burnish.backends.base import Session
 
 Feeds = dict[str, np.ndarray]
 Factory = Callable[[], Iterable[Mapping[str, Any]]]
+
+
+def run_sample(
+    session: Session, feeds: Mapping[str, np.ndarray], names: Sequence[str], number: int
+) -> dict[str, np.ndarray]:
+    """Return outputs of a model by name, for one calibration sample.
+
+    Args:
+        session: The model.
+        feeds: The sample: an array per input.
+        names: The outputs wanted; without any, nothing is run.
+        number: Of the sample, from 0, for the error.
+
+    Raises:
+        InputError: the model does not run on it.
+    """
+    if not names:
+        return {}
+    try:
+        return session.run(feeds, names)
+    except BurnishError as error:
+        raise InputError(
+            f"the model does not run on calibration sample {number}: {error}",
+            hint="check the sizes of its inputs",
+        ) from error
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from burnish.passes.calibration import CalibrationSource
+from burnish.passes.calibration import CalibrationSource, run_sample
 from burnish.passes.constant import as_array
 from burnish.passes.prune.cut import Cut
 from burnish.passes.prune.moments import Batch, Columns
@@ -358,19 +358,11 @@ class _Running:
 
     def run(self, feeds: Mapping[str, Array], number: int) -> dict[str, Array]:
         """Return values by name; inputs among them."""
-        from burnish.errors import BurnishError, InputError
-
         if self.session is None:
             return dict(feeds)
         needed = {spec.name for spec in self.session.inputs}
         own = {name: array for name, array in feeds.items() if name in needed}
-        try:
-            return {**feeds, **self.session.run(own, self.names)}
-        except BurnishError as error:
-            raise InputError(
-                f"the model does not run on calibration sample {number}: {error}",
-                hint="check the sizes of its inputs",
-            ) from error
+        return {**feeds, **run_sample(self.session, own, self.names, number)}
 
 
 def _up_to(model: ir.Model, names: Sequence[str]) -> ir.Model:

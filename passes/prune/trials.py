@@ -9,14 +9,14 @@ section 3.2, after reconstruction.)
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 import onnx_ir as ir
 
-from burnish.backends.onnxruntime import Session, session
-from burnish.errors import BurnishError, InputError
-from burnish.passes.calibration import CalibrationSource
+from burnish.backends.onnxruntime import session
+from burnish.errors import InputError
+from burnish.passes.calibration import CalibrationSource, run_sample
 from burnish.passes.prune.coupling import Group, Units
 from burnish.passes.prune.cut import Cut
 from burnish.passes.prune.elimination import Stage
@@ -68,7 +68,7 @@ class Outputs:
         most = int(np.clip(OPERATIONS / max(operations, 1), *SAMPLES))
         with session(model, optimize="all") as whole:
             for number, feeds in _chosen(samples):
-                outputs = _run(whole, feeds, self.names, number)
+                outputs = run_sample(whole, feeds, self.names, number)
                 self.feeds.append(feeds)
                 self.wanted.append(outputs)
                 room -= sum(array.nbytes for array in (*feeds.values(), *outputs.values()))
@@ -81,7 +81,7 @@ class Outputs:
         errors = dict.fromkeys(self.names, 0.0)
         with session(variant, optimize="all") as running:
             for number, (feeds, wanted) in enumerate(zip(self.feeds, self.wanted, strict=True)):
-                for name, array in _run(running, feeds, self.names, number).items():
+                for name, array in run_sample(running, feeds, self.names, number).items():
                     difference = array.astype(np.float64) - wanted[name]
                     errors[name] += float(np.vdot(difference, difference))
         shares = [error / self.spread[name] for name, error in errors.items()]
@@ -124,18 +124,6 @@ def _chosen(samples: CalibrationSource) -> Iterator[tuple[int, Mapping[str, Arra
     for number, feeds in enumerate(samples):
         if few or is_held_out(number):
             yield number, feeds
-
-
-def _run(
-    running: Session, feeds: Mapping[str, Array], names: Sequence[str], number: int
-) -> dict[str, Array]:
-    try:
-        return running.run(feeds, names)
-    except BurnishError as error:
-        raise InputError(
-            f"the model does not run on calibration sample {number}: {error}",
-            hint="check the sizes of its inputs",
-        ) from error
 
 
 def _spread(arrays: list[Array]) -> float:

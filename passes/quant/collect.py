@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 import onnx_ir as ir
 
-from burnish.errors import BurnishError, InputError
+from burnish.errors import InputError
 from burnish.files import write_aside
-from burnish.passes.calibration import CalibrationSource, add_to_digest
+from burnish.passes.calibration import CalibrationSource, add_to_digest, run_sample
 from burnish.passes.sketch import Array, Storable
 
 if TYPE_CHECKING:
@@ -175,7 +175,7 @@ class _Collection:
     def _observe(
         self, sweep: _Sweep, running: Session, feeds: Mapping[str, Array], number: int
     ) -> None:
-        arrays = _run(running, feeds, sweep.names, number)
+        arrays = run_sample(running, feeds, sweep.names, number)
         if sweep.inputs:
             for name, default in self.defaults.items():
                 if name in self.watchers:
@@ -292,20 +292,6 @@ def _storable(watcher: Watcher) -> Storable:
     return watcher
 
 
-def _run(
-    running: Session, feeds: Mapping[str, Array], names: Sequence[str], number: int
-) -> dict[str, Array]:
-    if not names:
-        return {}
-    try:
-        return running.run(feeds, names)
-    except BurnishError as error:
-        raise InputError(
-            f"the model does not run on calibration sample {number}: {error}",
-            hint="check the sizes of its inputs",
-        ) from error
-
-
 def _default(value: ir.Value) -> Array:
     return np.zeros(0, np.float32) if value.const_value is None else value.const_value.numpy()
 
@@ -329,7 +315,7 @@ def _sizes(
     wanted = [node.name or "" for node in nodes]
     # Nothing of it is optimized: the runtime's optimizer may trip over shapes in all places.
     with session(probe, optimize="off", extra_outputs=wanted, prepack=False) as running:
-        shapes = _run(running, feeds, wanted, number)
+        shapes = run_sample(running, feeds, wanted, number)
     itemsize = np.dtype(np.float32).itemsize
     return {
         name: int(np.prod(shapes[shape], dtype=np.int64)) * itemsize
