@@ -129,12 +129,16 @@ class Guard(Instrument):
         first = random_run(session, self.seed)
         self._feeds.append(first.feeds)
         self._original.append(first.outputs)
-        others = {dim: 2 * size if size > BATCH else BATCH + 2 for dim, size in first.sizes.items()}
-        if others:
+        longer = {dim: 2 * size if size > BATCH else size for dim, size in first.sizes.items()}
+        more = {dim: size if size > BATCH else BATCH + 2 for dim, size in longer.items()}
+        for others in (more, longer):
+            if others == first.sizes:
+                continue
             with contextlib.suppress(BurnishError):
                 feeds = random_feeds(session, self.seed + 1, others)
                 self._original.append(session.run(feeds))
                 self._feeds.append(feeds)
+                break
 
     def _give_up(self, error: BurnishError) -> None:
         self._unchecked = f"the original model does not run: {error}"

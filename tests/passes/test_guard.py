@@ -269,13 +269,22 @@ class FixBatch(Pass):
     """Takes the batch for 1, which is right for the first sample only."""
 
     name: ClassVar[str] = "fix-batch"
+    sizes: ClassVar[tuple[int, ...]] = (1, -1)
 
     def apply(self, model: ir.Model, ctx: PassContext) -> None:
         with ctx.rewrite("fix-batch", "s") as go:
             if go:
                 model.graph.initializers["s"].const_value = ir.tensor(
-                    np.array([1, -1], np.int64), name="s"
+                    np.array(self.sizes, np.int64), name="s"
                 )
+
+
+@dataclass(frozen=True)
+class FixLength(FixBatch):
+    """Takes the length for 32, likewise."""
+
+    name: ClassVar[str] = "fix-length"
+    sizes: ClassVar[tuple[int, ...]] = (32, -1)
 
 
 def test_random_inputs_come_in_more_than_one_size() -> None:
@@ -284,6 +293,15 @@ def test_random_inputs_come_in_more_than_one_size() -> None:
         burnish.optimize(parse(text), FixBatch())
     fixed = text.replace("N", "1")
     assert burnish.optimize(parse(fixed), FixBatch()).report.verification["samples"] == 1
+
+
+def test_a_model_of_one_batch_is_run_on_more_than_one_length() -> None:
+    model = parse(
+        "g (float[N,M,2] x) => (float[M,K] y) <int64[2] s = {0, -1}, int64[1] first = {0}>"
+        "{ t = Squeeze(x, first)  y = Reshape(t, s) }"
+    )
+    with pytest.raises(VerificationError, match="after fix-length the outputs differ"):
+        burnish.optimize(model, FixLength())
 
 
 def test_sizes_without_a_name_that_have_to_be_equal_are() -> None:
