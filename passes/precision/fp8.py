@@ -28,7 +28,13 @@ from burnish.passes.fuse.rescale import LAZY_BYTES
 from burnish.passes.options import option
 from burnish.passes.precision.limits import Peak
 from burnish.passes.quant.collect import collect
-from burnish.passes.quant.insert import add_initializer, add_tensor, drop_unused, make_node
+from burnish.passes.quant.insert import (
+    add_initializer,
+    add_tensor,
+    drop_unused,
+    insert_pair,
+    make_node,
+)
 from burnish.passes.quant.ready import mark_quantized, passed_through, raise_opset
 from burnish.passes.quant.weighted import WEIGHTED, Weights, excluded, weights_of
 from burnish.passes.report import ModelStats
@@ -169,26 +175,8 @@ class _Editor:
         )
         zero = self._zero(f"{x.name}_zero_point", ())
         base = x.name or "input"
-        q = make_node(
-            self.graph,
-            "QuantizeLinear",
-            [x, scale, zero],
-            {f"{base}/quantized": (_TYPE, x.shape)},
-            base=base,
-        )
-        dq = make_node(
-            self.graph,
-            "DequantizeLinear",
-            [q.outputs[0], scale, zero],
-            {f"{base}/dequantized": (ir.DataType.FLOAT, x.shape)},
-            base=base,
-        )
-        producer = x.producer()
-        if producer is None:
-            self.graph.insert_before(self.graph[0], [q, dq])
-        else:
-            self.graph.insert_after(producer, [q, dq])
-        return dq.outputs[0]
+        names = f"{base}/quantized", f"{base}/dequantized"
+        return insert_pair(x, self.graph, scale, zero, dtype=_TYPE, names=names)
 
     def _stored(self, w: ir.Value, axis: int | None, node: ir.Node) -> ir.Value:
         """Store weights as float8, with DQ behind them."""

@@ -18,7 +18,13 @@ from __future__ import annotations
 import onnx_ir as ir
 
 from burnish.passes.quant.placement import Plan, Refuse, Step
-from burnish.passes.quant.weighted import WEIGHTED, in_functions, kept_float, rule_of, weights_of
+from burnish.passes.quant.weighted import (
+    WEIGHTED,
+    kept_float,
+    refuse_elsewhere,
+    rule_of,
+    weights_of,
+)
 
 
 def place_before(
@@ -48,12 +54,7 @@ def place_before(
             index = _residual(node, convolved, order)
             if index is not None:
                 plan.steps.append(Step(node, (index,), None))
-    for graph in model.graph.subgraphs():
-        for node in graph:
-            if node.domain == "" and node.op_type in ops:
-                refuse(rule_of(node), node, "inside a subgraph, where it cannot be observed")
-    for node in in_functions(model, ops):
-        refuse(rule_of(node), node, "inside a function of the model")
+    refuse_elsewhere(model, ops, refuse)
     return plan
 
 

@@ -63,6 +63,52 @@ def make_node(
     return node
 
 
+def insert_pair(
+    value: ir.Value,
+    graph: ir.Graph,
+    scale: ir.Value,
+    zero_point: ir.Value,
+    *,
+    dtype: ir.DataType,
+    names: tuple[str, str],
+) -> ir.Value:
+    """Put QuantizeLinear and DequantizeLinear right behind what makes a value.
+
+    Args:
+        value: float32; its users are left as they are.
+        graph: Where it is made, or is an input of.
+        scale: float32, of one element.
+        zero_point: Of `dtype` and one element.
+        dtype: What to quantize to.
+        names: Wanted names of the quantized value, and of what is returned.
+
+    Returns:
+        The value, quantized and dequantized again.
+    """
+    base = value.name or "input"
+    quantized, dequantized = names
+    quantize = make_node(
+        graph,
+        "QuantizeLinear",
+        [value, scale, zero_point],
+        {quantized: (dtype, value.shape)},
+        base=base,
+    )
+    dequantize = make_node(
+        graph,
+        "DequantizeLinear",
+        [quantize.outputs[0], scale, zero_point],
+        {dequantized: (ir.DataType.FLOAT, value.shape)},
+        base=base,
+    )
+    producer = value.producer()
+    if producer is None:
+        graph.insert_before(graph[0], [quantize, dequantize])
+    else:
+        graph.insert_after(producer, [quantize, dequantize])
+    return dequantize.outputs[0]
+
+
 def digest(*arrays: np.ndarray) -> bytes:
     """Return a fingerprint of the contents of arrays, by which equal constants are shared."""
     sha = hashlib.sha256()

@@ -32,8 +32,8 @@ from burnish.passes.constant import is_constant
 from burnish.passes.quant.swish import uniform_affine
 from burnish.passes.quant.weighted import (
     WEIGHTED,
-    in_functions,
     kept_float,
+    refuse_elsewhere,
     rule_of,
     weights_of,
 )
@@ -138,12 +138,7 @@ def place(
                 weighted.add(node)
             elif reason:
                 refuse(rule_of(node), node, reason)
-    for graph in model.graph.subgraphs():
-        for node in graph:
-            if node.domain == "" and node.op_type in ops:
-                refuse(rule_of(node), node, "inside a subgraph, where it cannot be observed")
-    for node in in_functions(model, ops):
-        refuse(rule_of(node), node, "inside a function of the model")
+    refuse_elsewhere(model, ops, refuse)
     joining = {node for node in nodes if _can_join(node) and not kept_float(node, exclude)}
     joining |= {node for node in weighted if is_depthwise(node)}
     products = {node for node in nodes if node.op_type in along and not kept_float(node, exclude)}

@@ -21,7 +21,7 @@ from burnish.passes.options import option
 from burnish.passes.quant.before import place_before
 from burnish.passes.quant.correct import mean_shift
 from burnish.passes.quant.fill import fill_channels, missing_channels
-from burnish.passes.quant.insert import add_initializer, digest, drop_unused, make_node
+from burnish.passes.quant.insert import add_initializer, digest, drop_unused, insert_pair, make_node
 from burnish.passes.quant.integers import ACTIVATIONS, WEIGHTS, Integers, integers_for
 from burnish.passes.quant.observers import METHODS, observer
 from burnish.passes.quant.placement import JOINING, Plan, Refuse, Step, place
@@ -460,28 +460,13 @@ class _Editor:
         found = self.pairs.get(value)
         if found is not None:
             return found
-        name = value.name or ""
-        scale, zero_point = self._scale(self._root(value))
-        q = make_node(
+        found = self.pairs[value] = insert_pair(
+            value,
             self.graph,
-            "QuantizeLinear",
-            [value, scale, zero_point],
-            {f"{name}_quantized": (ir.DataType.from_numpy(self._params(value).dtype), value.shape)},
-            base=name,
+            *self._scale(self._root(value)),
+            dtype=ir.DataType.from_numpy(self._params(value).dtype),
+            names=(f"{value.name}_quantized", f"{value.name}_dequantized"),
         )
-        dq = make_node(
-            self.graph,
-            "DequantizeLinear",
-            [q.outputs[0], scale, zero_point],
-            {f"{name}_dequantized": (ir.DataType.FLOAT, value.shape)},
-            base=name,
-        )
-        producer = value.producer()
-        if producer is None:
-            self.graph.insert_before(self.graph[0], [q, dq])
-        else:
-            self.graph.insert_after(producer, [q, dq])
-        found = self.pairs[value] = dq.outputs[0]
         self.sources[found] = value
         return found
 

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
@@ -106,6 +106,18 @@ def in_functions(model: ir.Model, ops: Collection[str]) -> Iterator[ir.Node]:
         for node in function.all_nodes():
             if node.op_type in ops and node.domain == "":
                 yield node
+
+
+def refuse_elsewhere(
+    model: ir.Model, ops: Collection[str], refuse: Callable[[str, ir.Node, str], None]
+) -> None:
+    """Tell `refuse` of operators of `ops` in subgraphs and functions: calibration sees neither."""
+    for graph in model.graph.subgraphs():
+        for node in graph:
+            if node.domain == "" and node.op_type in ops:
+                refuse(rule_of(node), node, "inside a subgraph, where it cannot be observed")
+    for node in in_functions(model, ops):
+        refuse(rule_of(node), node, "inside a function of the model")
 
 
 def _finite(weights: Weights) -> Weights | str:
