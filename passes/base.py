@@ -46,11 +46,14 @@ class Pass(ABC):
         name: Name in pipeline text.
         rule_names: Names of the rewrites the pass can do, for `--disable` and the documentation.
         lossless: Outputs stay equal up to rounding. False for pruning and quantization.
+        last: A pipeline puts it behind those that are not lossless: it writes for a target what
+            they would not know again.
     """
 
     name: ClassVar[str]
     rule_names: ClassVar[tuple[str, ...]] = ()
     lossless: ClassVar[bool] = True
+    last: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         """Validate the options.

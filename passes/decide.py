@@ -215,7 +215,7 @@ class Decisions:
             for axis, dim in enumerate(spec.shape)
             if isinstance(dim, str)
         }
-        return Sample({**symbol_sizes(self.inputs, {}), **sizes}, feeds)
+        return Sample({**symbol_sizes(self.inputs, {}, typical=True), **sizes}, feeds)
 
     @functools.cached_property
     def answers(self) -> Answers:

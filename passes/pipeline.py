@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-r"""A pipeline is a tuple of passes and a text form of it; it never reorders.
+r"""A pipeline is a tuple of passes and a text form of it.
+
+They run in the order of the text, but for members of groups that say to be `last`: what `fuse`
+writes for the target's sake waits for pruning and quantization.
 
 Grammar (commas between passes and within a list, spaces between options):
 
@@ -14,6 +17,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import onnx_ir as ir
@@ -56,8 +60,12 @@ class Pipeline:
         return Pipeline(tuple(p for item in passes for p in Pipeline.of(item).passes))
 
     def expand(self) -> Pipeline:
-        """Return the pipeline with named groups replaced by their members."""
-        return Pipeline(tuple(_expanded(self.passes)))
+        """Return the pipeline with named groups replaced by their members, in order of running."""
+        steps = list(_expanded(self.passes))
+        lossy = max((i for i, item in enumerate(steps) if not item.lossless), default=-1)
+        waiting = [item for i, item in enumerate(steps) if item.last and i < lossy]
+        kept = [item for i, item in enumerate(steps) if not (item.last and i < lossy)]
+        return Pipeline(tuple(chain.from_iterable(map(_members, [*kept, *waiting]))))
 
     def run(self, model: ir.Model, ctx: PassContext) -> ir.Model:
         """Run the passes in order; what they did is in `ctx.reports`."""
@@ -82,12 +90,18 @@ class Pipeline:
 
 
 def _expanded(passes: Iterable[Pass]) -> Iterable[Pass]:
+    """Yield members of groups in place of the groups, except those that are to be last."""
     for item in passes:
         members = item.expand()
-        if members == (item,):
+        if item.last or members == (item,):
             yield item
         else:
             yield from _expanded(members)
+
+
+def _members(item: Pass) -> Iterable[Pass]:
+    members = item.expand()
+    return members if members == (item,) else chain.from_iterable(map(_members, members))
 
 
 class _Parser:

@@ -58,6 +58,8 @@ BUILT_IN: dict[str, str] = {
     "fuse-shuffle": "burnish.passes.fuse.shuffle:FuseShuffle",
     "merge-products": "burnish.passes.fuse.merge:MergeProducts",
     "lower": "burnish.passes.fuse.lower:Lower",
+    "pointwise": "burnish.passes.fuse.pointwise:Pointwise",
+    "products-to-convs": "burnish.passes.fuse.pointwise:ProductsToConvs",
     "keep-apart": "burnish.passes.fuse.apart:KeepApart",
     "prune": "burnish.passes.prune:Prune",
     "prune-blocks": "burnish.passes.prune.blocks:PruneBlocks",

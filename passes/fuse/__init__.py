@@ -42,6 +42,7 @@ class Fuse(Group):
         from burnish.passes.fuse.merge import MergeProducts
         from burnish.passes.fuse.norm import FuseNorm
         from burnish.passes.fuse.pad import FusePad
+        from burnish.passes.fuse.pointwise import Pointwise
         from burnish.passes.fuse.quantized import FuseQuantized
         from burnish.passes.fuse.rotary import FuseRotary
         from burnish.passes.fuse.shuffle import FuseShuffle
@@ -73,4 +74,5 @@ class Fuse(Group):
             Lower(),
             KeepApart(),
             Cleanup(),
+            Pointwise(),
         )

@@ -53,16 +53,21 @@ def block_size(target: Target) -> int | None:
 def is_blocked_conv(node: ir.Node | None) -> bool:
     """Whether the runtime runs a node as a convolution in the blocked layout.
 
-    As its NchwcTransformer decides: two spatial axes, constant float32 weights and bias, channels
-    in multiples of four, or fewer to read than a block.
+    As its NchwcTransformer decides: constant weights and bias, and what `fits_blocks` asks for.
     """
     if node is None or node.op_type != "Conv" or node.domain != "":
         return False
-    weights, *bias = node.inputs[1:]
+    return all(item is None or is_constant(item) for item in node.inputs[1:]) and fits_blocks(node)
+
+
+def fits_blocks(node: ir.Node) -> bool:
+    """Whether a convolution's weights suit the blocked layout.
+
+    That is two spatial axes, float32, channels in multiples of four, or fewer to read than a block.
+    """
+    weights = node.inputs[1]
     shape = None if weights is None else weights.shape
     if weights is None or shape is None or len(shape) != 4 or weights.dtype != ir.DataType.FLOAT:
-        return False
-    if not all(item is None or is_constant(item) for item in (weights, *bias)):
         return False
     group = node.attributes.get_int("group", 1)
     outputs, inputs = shape[0], shape[1]

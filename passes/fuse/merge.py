@@ -23,7 +23,7 @@ costs more than that gives. No other target has been measured.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -33,11 +33,11 @@ import onnx_ir as ir
 from burnish.backends.preferences import find
 from burnish.passes.base import Pass
 from burnish.passes.constant import tensor_of
-from burnish.passes.context import PassContext, describe
-from burnish.passes.edit import discard, remove_unused, replace_value, take_names
+from burnish.passes.context import PassContext
 from burnish.passes.fuse.linear import FLOATS
-from burnish.passes.rule import Builder, NoMatch
-from burnish.passes.shapes import infer_node, infer_shapes
+from burnish.passes.proposal import Proposal
+from burnish.passes.rule import Builder
+from burnish.passes.shapes import infer_shapes
 
 _RULES = {"MatMul": "merge-matmul", "Gemm": "merge-gemm", "Conv": "merge-conv"}
 _MOST = 256 << 20  # bytes of weights put together
@@ -62,7 +62,7 @@ class MergeProducts(Pass):
                     ctx.refuse(rule, first, reason)
                     continue
                 made = _merged(siblings, model.opset_imports)
-                loss = made.loss(rule, model.opset_imports, ctx)
+                loss = made.loss(rule, _entry(first), model.opset_imports, ctx)
                 if loss is None:
                     with ctx.rewrite(rule, first) as go:
                         if go:
@@ -70,7 +70,7 @@ class MergeProducts(Pass):
                             continue
                 else:
                     ctx.refuse(rule, first, loss.reason, repair=loss.repair)
-                discard(made.op.nodes)
+                made.withdraw()
 
 
 def _groups(graph: ir.Graph) -> Iterable[list[ir.Node]]:
@@ -128,47 +128,7 @@ def _objection(siblings: Sequence[ir.Node], ctx: PassContext) -> str | None:
     return None
 
 
-@dataclass(frozen=True)
-class _Merged:
-    """One product in place of several, beside the graph.
-
-    Attributes:
-        siblings: The products.
-        op: Has built what replaces them.
-        parts: Their outputs, in the same order.
-    """
-
-    siblings: Sequence[ir.Node]
-    op: Builder
-    parts: Sequence[ir.Value]
-
-    def loss(self, rule: str, opset_imports: Mapping[str, int], ctx: PassContext) -> NoMatch | None:
-        """Say that it loses on the target, if that is measured and it does."""
-        first = self.siblings[0]
-        if ctx.decisions is None or not ctx.allows(rule, first):
-            return None
-        pairs = [
-            (node.outputs[0], part) for node, part in zip(self.siblings, self.parts, strict=True)
-        ]
-        decision = ctx.decisions.decide(
-            rule, describe(first), _entry(first), pairs, self.op.nodes, opset_imports, ()
-        )
-        reason = decision.refusal
-        return None if reason is None else NoMatch(reason, decision.repair)
-
-    def put_in(self, model: ir.Model, graph: ir.Graph) -> None:
-        """Replace the products."""
-        first = self.siblings[0]
-        take_names(self.op.nodes, self.op.initializers, first, model.graph)
-        for value in self.op.initializers:
-            graph.register_initializer(value)
-        graph.insert_before(first, self.op.nodes)
-        for node, part in zip(self.siblings, self.parts, strict=True):
-            replace_value(node.outputs[0], part)
-        remove_unused(self.siblings)
-
-
-def _merged(siblings: Sequence[ir.Node], opset_imports: dict[str, int]) -> _Merged:
+def _merged(siblings: Sequence[ir.Node], opset_imports: dict[str, int]) -> Proposal:
     first = siblings[0]
     op = Builder(opset_imports)
     inputs: list[np.ndarray] = []
@@ -188,6 +148,7 @@ def _merged(siblings: Sequence[ir.Node], opset_imports: dict[str, int]) -> _Merg
     else:
         given = np.array(sizes, dtype=np.int64)
         parts = op.Split(merged, given, axis=axis, _outputs=len(siblings))
-    for node in op.nodes:
-        infer_node(node, opset_imports)
-    return _Merged(siblings, op, parts)
+    pairs = [(node.outputs[0], part) for node, part in zip(siblings, parts, strict=True)]
+    made = Proposal(siblings, op, pairs)
+    made.infer(opset_imports)
+    return made

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 
 import onnx_ir as ir
 
+from burnish.passes.fuse.chain import makes_map_of_rows
 from burnish.passes.layout.moves import Move, Perm, inverse, is_identity, move_of
 from burnish.passes.rule import Builder, NoMatch
 
@@ -153,7 +154,7 @@ class _Finder:
         if _switch_of(node) is not None:
             self.switch(node, value, stored)
             return
-        move = move_of(self.op, node, value, stored.perm)
+        move = None if makes_map_of_rows(node) else move_of(self.op, node, value, stored.perm)
         if move is None:
             self.fixed.add(node)
             return

@@ -20,6 +20,8 @@ import pytest
 from burnish.backends.measure import (
     BATCH,
     EXTENT,
+    PIXELS,
+    TOKENS,
     _student,
     compare,
     compare_loads,
@@ -28,9 +30,10 @@ from burnish.backends.measure import (
     random_feeds,
     random_run,
     summarize,
+    symbol_sizes,
 )
 from burnish.backends.onnxfile import save
-from burnish.backends.onnxruntime import session
+from burnish.backends.onnxruntime import TensorSpec, session
 from burnish.errors import BurnishError, InputError
 
 HEAD = '<ir_version: 10, opset_import: ["": 20]>'
@@ -352,3 +355,10 @@ def test_memory_of_a_model_grows_with_its_weights(tmp_path: Path) -> None:
     assert added[1] - added[0] > 29_000 * 1024  # the weight and its copy in the output
     with pytest.raises(BurnishError, match=r"none\.onnx: no such file"):
         inference_memory(tmp_path / "none.onnx")
+
+
+def test_typical_sizes_are_those_of_images_and_texts() -> None:
+    image = TensorSpec("image", ir.DataType.FLOAT, ("N", 3, "H", 48))
+    text = TensorSpec("ids", ir.DataType.INT64, ("N", "S"))
+    assert symbol_sizes([image, text], {}, typical=True) == {"N": BATCH, "H": PIXELS, "S": TOKENS}
+    assert symbol_sizes([image, text], {"S": 7}) == {"N": BATCH, "H": EXTENT, "S": 7}

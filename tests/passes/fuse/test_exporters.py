@@ -42,7 +42,7 @@ EXPECTED = {
     "keras-preactivated": ({"BatchNormalization": 3, "Conv": 3, "Transpose": 1}, 13),
     "keras-transformer": (
         {"Attention": 3, "LayerNormalization": 7, "Gelu": 2, "QuickGelu": 1, "Reshape": 0},
-        65,
+        71,
     ),
     "keras-recurrent": ({"LSTM": 1, "Loop": 1}, 40),
 }

@@ -1,0 +1,240 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Products become pointwise convolutions, or the rule says why not.
+
+Numbers are compared with the runtime's own optimizations off, within `numeric.TOLERANCES`: relative
+1e-4 for float32.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import random
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+
+from burnish.backends.preferences import Preference
+from burnish.backends.target import Target
+from burnish.passes.fuse.pointwise import ALONE, Pointwise, ProductsToConvs
+from burnish.passes.pipeline import Pipeline
+from burnish.testing import assert_refuses, assert_same_outputs, run_pass
+
+Freeze = Callable[..., ir.Model]
+
+# As if one product alone were worth it, which is otherwise measured.
+_EAGER = dataclasses.replace(
+    Target.parse("cpu"),
+    preferences=(Preference(ALONE, True), *Target.parse("cpu").preferences),
+)
+_CONSTANTS = "float[8,12] w, float[12,8] u, float[12] b, float[1,1,8] c, float[8,12] g"
+_MLP = "m = MatMul(x, w)  h = Add(m, b)  a = Gelu(h)  n = MatMul(a, u)  y = Add(c, n)"
+_GATED = (
+    "m = MatMul(x, w)  h = MatMul(x, g)  s = Sigmoid(m)  t = Mul(m, s)  a = Mul(t, h)"
+    "  y = MatMul(a, u)"
+)
+
+
+def _model(
+    freeze: Freeze, body: str, *, x: str = "float[B,S,8]", y: str = "float[B,S,N]", opset: int = 21
+) -> ir.Model:
+    return freeze(f"g ({x} x, {_CONSTANTS}) => ({y} y) {{ {body} }}", opset=opset)
+
+
+def _counts(model: ir.Model) -> Counter[str]:
+    return Counter(node.op_type for node in model.graph)
+
+
+@pytest.mark.parametrize(
+    ("body", "convs"),
+    [
+        ("y = MatMul(x, w)", 1),
+        ("m = MatMul(x, w)  y = Add(b, m)", 1),
+        (_MLP, 2),
+        (_GATED, 3),
+        ("m = MatMul(x, w)  h = QuickGelu<alpha=1.0>(m)  y = MatMul(h, u)", 2),
+        ("m = MatMul(x, w)  n = MatMul(m, u)  p = Relu(n)  y = MatMul(p, g)", 3),
+    ],
+)
+@pytest.mark.parametrize(
+    ("x", "y"),
+    [("float[B,S,8]", "float[B,S,N]"), ("float[2,3,5,8]", "float[2,3,5,N]")],
+)
+def test_what_lies_between_products_is_in_one_layout(
+    freeze: Freeze, body: str, convs: int, x: str, y: str
+) -> None:
+    body = body.replace("QuickGelu", "com.microsoft.QuickGelu")
+    if "4" in x or "5" in x:
+        body = body.replace("(c, n)", "(n, c)")
+    before = _model(freeze, body, x=x, y=y)
+    after = before.clone()
+    run_pass(Pointwise(), after, target=_EAGER)
+    found = _counts(after)
+    assert "MatMul" not in found
+    assert (found["Conv"], found["Transpose"]) == (convs, 2)
+    assert_same_outputs(before, after)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "y = Gemm<transB=1>(x, w8, b)",
+        "m = Gemm<transB=1>(x, w8, b)  h = Relu(m)  y = Gemm(h, u)",
+    ],
+)
+def test_a_row_is_a_map_of_one_pixel(freeze: Freeze, body: str) -> None:
+    before = freeze(
+        "g (float[1,8] x, float[12,8] w8, float[12] b, float[12,8] u) => (float[1,N] y)"
+        f" {{ {body} }}"
+    )
+    after = before.clone()
+    run_pass(Pointwise(), after, target=_EAGER)
+    found = _counts(after)
+    assert (found["Gemm"], found["Unsqueeze"], found["Flatten"]) == (0, 1, 1)
+    assert_same_outputs(before, after)
+
+
+@pytest.mark.parametrize(
+    "view",
+    [
+        "f = Flatten(x)",
+        "f = Reshape<allowzero=0>(x, shape)",
+        "f0 = Flatten(x)  f = Relu(f0)",
+    ],
+)
+def test_a_flattened_map_is_convolved_as_it_is(freeze: Freeze, view: str) -> None:
+    before = freeze(
+        "g (float[1,4,3,2] x, float[24,8] w, float[8] b, float[8,4] u, int64[2] shape)"
+        f" => (float[1,4] y) {{ {view}  m = Gemm(f, w, b)  h = Relu(m)  y = Gemm(h, u) }}",
+        shape=np.array([1, -1]),
+    )
+    after = before.clone()
+    run_pass(Pointwise(), after, target=_EAGER)
+    kernels = [node.inputs[1].shape for node in after.graph if node.op_type == "Conv"]  # type: ignore[union-attr]
+    assert [tuple(shape or ()) for shape in kernels] == [(8, 4, 3, 2), (4, 8, 1, 1)]
+    assert len(after.graph) == len(before.graph)
+    assert_same_outputs(before, after)
+
+
+def test_products_of_one_input_share_its_reordering(freeze: Freeze) -> None:
+    before = freeze(
+        f"g (float[B,S,8] x, {_CONSTANTS}) => (float[B,S,12] y, float[B,S,12] z)"
+        " { m = MatMul(x, w)  y = Add(m, b)  z = MatMul(x, g) }"
+    )
+    after = before.clone()
+    run_pass(Pointwise(), after, target=_EAGER)
+    assert _counts(after) == {"Unsqueeze": 1, "Transpose": 3, "Conv": 2, "Squeeze": 2}
+    assert_same_outputs(before, after)
+
+
+def test_weights_of_two_products_stay_one(freeze: Freeze) -> None:
+    before = _model(
+        freeze, "m = MatMul(x, w)  h = Relu(m)  n = MatMul(h, u)  p = Tanh(n)  y = MatMul(p, w)"
+    )
+    after = before.clone()
+    run_pass(Pointwise(), after, target=_EAGER)
+    assert len(after.graph.initializers) == 3  # two weights, and the axis of two views
+    assert_same_outputs(before, after)
+
+
+@pytest.mark.parametrize(
+    ("body", "options", "reason"),
+    [
+        ("y = MatMul(x, w)", {"x": "float[N,8]"}, "the rows may be samples"),
+        ("y = MatMul(x, w)", {"x": "float[8]"}, "not two to four axes"),
+        ("m = MatMul(x, w)  s = ReduceSum(w)  y = Add(m, s)", {}, "used by other nodes too"),
+    ],
+)
+def test_refuses(freeze: Freeze, body: str, options: dict[str, Any], reason: str) -> None:
+    assert_refuses(ProductsToConvs(), _model(freeze, body, **options), reason)
+
+
+def test_refuses_channels_that_fit_no_block(freeze: Freeze) -> None:
+    model = freeze("g (float[B,S,9] x, float[9,4] w) => (float[B,S,4] y) { y = MatMul(x, w) }")
+    assert_refuses(ProductsToConvs(), model, "no multiple of four")
+
+
+def test_refuses_other_types(freeze: Freeze) -> None:
+    model = freeze("g (double[B,S,8] x, double[8,4] w) => (double[B,S,4] y) { y = MatMul(x, w) }")
+    assert_refuses(ProductsToConvs(), model, "only float32")
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        # Others read what is between: the products stay apart, and each is convolved.
+        "m = MatMul(x, w)  h = Relu(m)  n = MatMul(h, u)  r = ReduceMax(h)  y = Add(n, r)",
+        # An operator that the layout has not.
+        "m = MatMul(x, w)  h = Erf(m)  y = MatMul(h, u)",
+        # A gate from elsewhere.
+        "m = MatMul(x, w)  e = Exp(m)  s = Sigmoid(e)  h = Mul(m, s)  y = MatMul(h, u)",
+    ],
+)
+def test_keeps_apart_what_others_read_or_make(freeze: Freeze, body: str) -> None:
+    before = _model(freeze, body)
+    after = before.clone()
+    run_pass(Pointwise(), after, target=_EAGER)
+    assert _counts(after)["Transpose"] == 4
+    assert_same_outputs(before, after)
+
+
+def test_one_product_alone_stays_unless_measured_faster(freeze: Freeze) -> None:
+    assert_refuses(ProductsToConvs(), _model(freeze, "y = MatMul(x, w)"), "runs it no faster")
+
+
+@pytest.mark.parametrize("opset", [11, 12])
+def test_leaves_older_opsets_alone(freeze: Freeze, opset: int) -> None:
+    model = _model(freeze, "y = MatMul(x, w)", opset=opset)
+    run_pass(Pointwise(), model, target=_EAGER)
+    assert _counts(model) == {"MatMul": 1}
+
+
+def test_once_is_enough(freeze: Freeze) -> None:
+    model = _model(freeze, _MLP)
+    run_pass(Pointwise(), model, target=_EAGER)
+    once = [node.op_type for node in model.graph]
+    run_pass(Pointwise(), model, target=_EAGER)
+    assert [node.op_type for node in model.graph] == once
+
+
+def test_waits_for_passes_that_change_weights() -> None:
+    names = [item.name for item in Pipeline.parse("fuse,prune,quant").expand().passes]
+    assert names.index("products-to-convs") > names.index("quant-tables")
+    assert names.count("products-to-convs") == 1
+    alone = [item.name for item in Pipeline.parse("fuse,cleanup").expand().passes]
+    assert "dedup" in alone[alone.index("products-to-convs") :]
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_random_chains_keep_their_numbers(freeze: Freeze, seed: int) -> None:
+    """Products, biases, functions, gates and sums that others read, in any order."""
+    rng = random.Random(seed)
+    rank = rng.choice(["float[B,S,8]", "float[2,3,5,8]", "float[1,8]"])
+    lines, made = list[str](), [("x", 8)]
+    for index in range(rng.randint(3, 9)):
+        (value, width), name = rng.choice(made[-2:]), f"t{index}"
+        peers = [other for other, size in made if size == width]
+        kinds = ["product", "product", "function", "bias", "join"]
+        match rng.choice(kinds):
+            case "product":
+                lines.append(f"{name} = MatMul({value}, {'w' if width == 8 else 'u'})")
+                width = 20 - width
+            case "function":
+                lines.append(f"{name} = {rng.choice(['Relu', 'Gelu', 'Tanh', 'Erf'])}({value})")
+            case "bias":
+                lines.append(f"{name} = Add({value}, {'b' if width == 12 else 'd'})")
+            case "join":
+                join = rng.choice(["Mul", "Add"])
+                lines.append(f"{name} = {join}({value}, {rng.choice(peers)})")
+        made.append((name, width))
+    shape = rank.replace("8]", "N]")
+    outputs = f"{shape} {made[-1][0]}, {shape} {rng.choice(made[1:-1])[0]}"
+    weights = "float[8,12] w, float[12,8] u, float[12] b, float[8] d"
+    before = freeze(f"g ({rank} x, {weights}) => ({outputs}) {{ {'  '.join(lines)} }}", opset=21)
+    after = before.clone()
+    run_pass(Pointwise(), after, target=_EAGER)
+    assert _counts(after)["MatMul"] == 0
+    assert_same_outputs(before, after)
