@@ -9,15 +9,32 @@ set's Gelu and the runtime's own run the same code.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from math import pi, sqrt
 from typing import Any
 
 from burnish.backends.target import MICROSOFT
-from burnish.passes.rule import Builder, Operand, Replacement, rule
+from burnish.passes.rule import Builder, Operand, Replacement, Rule, rule
 
 
 def _half(op: Any, x: Any) -> Any:
     return op.either(op.Mul(x, 0.5), op.Div(x, 2.0))
+
+
+def _also_halved_elsewhere(fused: Rule, one_plus: Callable[[Any, Any], Any]) -> None:
+    """Give a rule on x / 2 * (1 + f(x)) the spellings that halve another factor, or the product."""
+
+    @fused.also
+    def _(op: Any, x: Any) -> Any:
+        return op.Mul(x, _half(op, one_plus(op, x)))
+
+    @fused.also
+    def _(op: Any, x: Any) -> Any:
+        return op.Mul(op.Mul(x, one_plus(op, x)), 0.5)
+
+    @fused.also
+    def _(op: Any, x: Any) -> Any:
+        return op.Div(op.Mul(x, one_plus(op, x)), 2.0)
 
 
 # --- x / 2 * (1 + erf(x / sqrt(2))) ------------------------------------------------------------
@@ -33,19 +50,7 @@ def gelu(op: Any, x: Any) -> Any:
     return op.Mul(_half(op, x), _one_plus_erf(op, x))
 
 
-@gelu.also
-def _(op: Any, x: Any) -> Any:
-    return op.Mul(x, _half(op, _one_plus_erf(op, x)))
-
-
-@gelu.also
-def _(op: Any, x: Any) -> Any:
-    return op.Mul(op.Mul(x, _one_plus_erf(op, x)), 0.5)
-
-
-@gelu.also
-def _(op: Any, x: Any) -> Any:
-    return op.Div(op.Mul(x, _one_plus_erf(op, x)), 2.0)
+_also_halved_elsewhere(gelu, _one_plus_erf)
 
 
 @gelu.also
@@ -89,19 +94,7 @@ def gelu_tanh(op: Any, x: Any) -> Any:
     return op.Mul(_half(op, x), _one_plus_tanh(op, x))
 
 
-@gelu_tanh.also
-def _(op: Any, x: Any) -> Any:
-    return op.Mul(x, _half(op, _one_plus_tanh(op, x)))
-
-
-@gelu_tanh.also
-def _(op: Any, x: Any) -> Any:
-    return op.Mul(op.Mul(x, _one_plus_tanh(op, x)), 0.5)
-
-
-@gelu_tanh.also
-def _(op: Any, x: Any) -> Any:
-    return op.Div(op.Mul(x, _one_plus_tanh(op, x)), 2.0)
+_also_halved_elsewhere(gelu_tanh, _one_plus_tanh)
 
 
 @gelu_tanh.rewrite

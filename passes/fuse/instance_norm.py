@@ -25,14 +25,7 @@ def instance_norm(op: Any, x: Any, eps: Any = const(is_scalar)) -> Any:
     return moments.centred_and_divided(op, x, eps)
 
 
-@instance_norm.also
-def _(op: Any, x: Any, w: Any, eps: Any = const(is_scalar)) -> Any:
-    return moments.centred_and_scaled(op, x, eps, w)
-
-
-@instance_norm.also
-def _(op: Any, x: Any, w: Any, b: Any, eps: Any = const(is_scalar)) -> Any:
-    return moments.scaled_and_shifted(op, x, eps, w, b)
+moments.also_with_scale_and_bias(instance_norm)
 
 
 @instance_norm.rewrite

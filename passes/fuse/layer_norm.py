@@ -27,14 +27,7 @@ def layer_norm(op: Any, x: Any, eps: Any = const(is_scalar)) -> Any:
     return moments.centred_and_divided(op, x, eps)
 
 
-@layer_norm.also
-def _(op: Any, x: Any, w: Any, eps: Any = const(is_scalar)) -> Any:
-    return moments.centred_and_scaled(op, x, eps, w)
-
-
-@layer_norm.also
-def _(op: Any, x: Any, w: Any, b: Any, eps: Any = const(is_scalar)) -> Any:
-    return moments.scaled_and_shifted(op, x, eps, w, b)
+moments.also_with_scale_and_bias(layer_norm)
 
 
 @layer_norm.rewrite

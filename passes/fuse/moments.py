@@ -16,7 +16,9 @@ import onnx_ir as ir
 
 from burnish.passes.constant import as_array
 from burnish.passes.fuse.groups import splits_channels
-from burnish.passes.rule import Builder, NoMatch, Operand
+from burnish.passes.fuse.scalar import is_scalar
+from burnish.passes.pattern import const
+from burnish.passes.rule import Builder, NoMatch, Operand, Rule
 
 TYPES = (ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
 """Element types of normalizations: their epsilon is an attribute, a float32."""
@@ -56,6 +58,18 @@ def scaled_and_shifted(op: Any, x: Any, eps: Any, w: Any, b: Any) -> Any:
     negative = op.Mul(op.Neg(mean), scale)
     shift = op.either(op.Add(negative, b), op.Sub(b, op.Mul(mean, scale)), negative)
     return op.Add(op.Mul(x, scale), shift)
+
+
+def also_with_scale_and_bias(fused: Rule) -> None:
+    """Give a rule on `centred_and_divided` the spellings with a scale, and with a bias, too."""
+
+    @fused.also
+    def _(op: Any, x: Any, w: Any, eps: Any = const(is_scalar)) -> Any:
+        return centred_and_scaled(op, x, eps, w)
+
+    @fused.also
+    def _(op: Any, x: Any, w: Any, b: Any, eps: Any = const(is_scalar)) -> Any:
+        return scaled_and_shifted(op, x, eps, w, b)
 
 
 def _moments(op: Any, x: Any) -> tuple[Any, Any, Any]:

@@ -23,11 +23,9 @@ def pad_conv(op: Any, x: Any) -> Any:
 
 @pad_conv.rewrite
 def _(op: Builder, x: Operand, pad: ir.Node, window: ir.Node) -> Replacement:
-    pads = _joined_pads(op, pad, window)
+    pads = _joined_zeros(op, pad, window)
     if not pads:
         return pads
-    if _fill(op, pad) != 0:
-        return NoMatch("the Pad does not fill with zeros")
     return op.like(window, x, *window.inputs[1:], pads=pads, auto_pad=None)
 
 
@@ -40,11 +38,9 @@ def pad_average_pool(op: Any, x: Any) -> Any:
 
 @pad_average_pool.rewrite
 def _(op: Builder, x: Operand, pad: ir.Node, window: ir.Node) -> Replacement:
-    pads = _joined_pads(op, pad, window)
+    pads = _joined_zeros(op, pad, window)
     if not pads:
         return pads
-    if _fill(op, pad) != 0:
-        return NoMatch("the Pad does not fill with zeros")
     own = op.attribute(window, "pads") or ()
     if any(own) and not op.attribute(window, "count_include_pad"):
         return NoMatch("the pooling does not count its own padding")
@@ -74,6 +70,14 @@ def _(op: Builder, x: Operand, pad: ir.Node, window: ir.Node) -> Replacement:
         return NoMatch(reason)
     made = op.like(window, x, pads=pads, auto_pad=None)
     return made[0] if isinstance(made, tuple) else made
+
+
+def _joined_zeros(op: Builder, pad: ir.Node, window: ir.Node) -> list[int] | NoMatch:
+    """Return the padding of both as `_joined_pads` does, if the Pad fills with zeros."""
+    pads = _joined_pads(op, pad, window)
+    if pads and _fill(op, pad) != 0:
+        return NoMatch("the Pad does not fill with zeros")
+    return pads
 
 
 def _joined_pads(op: Builder, pad: ir.Node, window: ir.Node) -> list[int] | NoMatch:
