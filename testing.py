@@ -10,7 +10,7 @@ assert_rewrites(matmul_add_to_gemm, before, after)
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -110,6 +110,30 @@ def assert_rewrites(
     difference = structural_difference(before, after)
     assert difference is None, f"{difference}\ngot:\n{ir.to_onnx_text(before)}"
     assert_same_outputs(original, before, feeds=feeds)
+
+
+def assert_becomes(
+    what: str | Pass | Rule,
+    model: ir.Model,
+    operators: Sequence[str],
+    *,
+    target: Target | None = None,
+    feeds: Mapping[str, np.ndarray] | None = None,
+) -> None:
+    """Assert that a rule or pass leaves these operators in the main graph, and the same outputs.
+
+    Args:
+        what: The rule or pass; edits `model`.
+        model: The model.
+        operators: The operators that are left, in the order of the graph.
+        target: What the pass is told to optimize for.
+        feeds: Inputs to compare the outputs on; random ones by default.
+    """
+    original = model.clone()
+    run_pass(what, model, target=target)
+    found = [node.op_type for node in model.graph]
+    assert found == list(operators), f"{found}\ngot:\n{ir.to_onnx_text(model)}"
+    assert_same_outputs(original, model, feeds=feeds)
 
 
 def assert_refuses(
