@@ -181,12 +181,12 @@ def _library() -> ModuleType:
         return broadcast_dim(a, b)
 
     _broadcast._broadcast_dim = sound_broadcast_dim
-    corrected = {"Slice": _sound_slice, "ConstantOfShape": _sized_fill}
-    for op_type in (*corrected, *_GUESSED):
-        for since in set(library.registry.version_boundaries("", op_type)):
-            infer = library.registry.get("", op_type, version=since)
-            sound = corrected.get(op_type, _sound)
-            library.registry.register("", op_type, since)(functools.partial(sound, infer))
+    corrected = {("", "Slice"): _sound_slice, ("", "ConstantOfShape"): _sized_fill}
+    for operator in (*corrected, *_GUESSED):
+        for since in set(library.registry.version_boundaries(*operator)):
+            infer = library.registry.get(*operator, version=since)
+            sound = corrected.get(operator, _sound)
+            library.registry.register(*operator, since)(functools.partial(sound, infer))
     return cast(ModuleType, library)
 
 
@@ -250,7 +250,7 @@ _Infer = Callable[[Any, ir.Node], None]
 def _sound(infer: _Infer, context: Any, node: ir.Node) -> None:
     before = [value.shape for value in node.outputs]
     infer(context, node)
-    if _GUESSED[node.op_type](node):
+    if _GUESSED[node.domain, node.op_type](node):
         for value, shape in zip(node.outputs, before, strict=True):
             value.shape = shape
 
@@ -306,13 +306,22 @@ def _squeezes_unknown_axes(node: ir.Node) -> bool:
     return not static if attribute is None else not attribute.value
 
 
+def _extracts_by_many_axes(node: ir.Node) -> bool:
+    """Whether indices have several axes, which the runtime takes for one; or features have one."""
+    features, indices = node.inputs
+    if features is None or features.shape is None or indices is None or indices.shape is None:
+        return False
+    return len(features.shape) < 2 or len(indices.shape) != 1
+
+
 # Operator -> whether the library guesses the shapes of its outputs. The tests hold what it infers
 # for every operator case of the onnx package against what the runtime computes.
-_GUESSED: dict[str, Callable[[ir.Node], bool]] = {
-    "Expand": _expands_the_unknown,
-    "If": _branch_is_unknown,
-    "MelWeightMatrix": _always,
-    "Resize": _keeps_aspect_ratio,
-    "Squeeze": _squeezes_unknown_axes,
-    "Unique": lambda node: "axis" in node.attributes,
+_GUESSED: dict[tuple[str, str], Callable[[ir.Node], bool]] = {
+    ("ai.onnx.ml", "ArrayFeatureExtractor"): _extracts_by_many_axes,
+    ("", "Expand"): _expands_the_unknown,
+    ("", "If"): _branch_is_unknown,
+    ("", "MelWeightMatrix"): _always,
+    ("", "Resize"): _keeps_aspect_ratio,
+    ("", "Squeeze"): _squeezes_unknown_axes,
+    ("", "Unique"): lambda node: "axis" in node.attributes,
 }

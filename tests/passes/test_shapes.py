@@ -3,9 +3,11 @@
 
 from __future__ import annotations
 
+import numpy as np
 import onnx_ir as ir
 import pytest
 
+from burnish.backends.onnxruntime import session
 from burnish.passes.shapes import forget_shapes, infer_node, infer_shapes
 from burnish.testing import parse
 
@@ -117,6 +119,30 @@ def test_a_slice_of_an_unknown_size_is_of_unknown_size(start: int, end: int, kno
         assert (rows == "N") == known
         model.graph.outputs[0].shape = None
         forget_shapes(model)
+
+
+@pytest.mark.parametrize(
+    ("features", "indices", "shape"),
+    [
+        ((6,), (4,), (1, 4)),
+        ((6,), (4, 1), (1, 4)),
+        ((3, 6), (2, 2), (3, 4)),
+        ((3, 6), (4,), (3, 4)),
+    ],
+)
+def test_features_are_extracted_by_all_indices(
+    features: tuple[int, ...], indices: tuple[int, ...], shape: tuple[int, ...]
+) -> None:
+    model = parse(
+        '<ir_version: 10, opset_import: ["" : 21, "ai.onnx.ml" : 1]>'
+        f"g (float{[*features]} x, int64{[*indices]} i) => (float[A,B] y)"
+        "{ a = ai.onnx.ml.ArrayFeatureExtractor(x, i)  y = Neg(a) }"
+    )
+    infer_shapes(model)
+    feeds = {"x": np.zeros(features, np.float32), "i": np.zeros(indices, np.int64)}
+    assert session(model).run(feeds)["y"].shape == shape
+    (a,) = [v for node in model.graph for v in node.outputs if v.name == "a"]
+    assert a.shape is None or a.shape == shape
 
 
 def test_declared_sizes_without_a_name_are_inferred() -> None:
