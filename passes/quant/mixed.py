@@ -7,8 +7,9 @@ costs more than it brings is marked, and the passes that follow leave it float:
 1. Residual sums are int8 too, if that is faster and adds little to the error on samples.
 2. Latency. A kind of operator (3 x 3 convolutions of few channels, ...) whose int8 form makes the
    whole model slower stays float; one that has no weights to shrink (sums, gates, resizing,
-   depthwise convolutions) does unless int8 makes the model faster. If the model is then still
-   slower than in float, all of it stays float.
+   depthwise convolutions) does unless int8 makes the model faster. So does the beginning, where
+   maps are large and have few channels, up to where that pays. If the model is then still slower
+   than in float, all of it stays float.
 3. Accuracy, with `max_drop`. One region at a time is quantized, on samples held out from
    calibration; then the fewest of the most sensitive regions that have to stay float are found by
    bisection.
@@ -23,7 +24,7 @@ import functools
 import hashlib
 import itertools
 import math
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -67,8 +68,13 @@ INACCURATE = "int8 costs more accuracy than max_drop allows"
 
 _OPS = ("Conv", "Gather", "Gemm", "MatMul")
 _MOST_KINDS = 16
+_MOST_BEGINNINGS = 3
 _SECONDS = 1.0  # for one comparison
 _ROUNDS = 200
+_LOADS = 3
+"""Comparisons, each of sessions of their own, until one is narrow."""
+_NARROW = 1.03
+"""Upper over lower end of the interval of a comparison that nothing disturbed."""
 _WORSE = 1.25
 """Residual sums in int8 may raise the error on samples by this factor."""
 _FEW = 32
@@ -205,6 +211,20 @@ class _Trials:
             return dict(enumerate(nodes))
         weighted = [node for node in nodes if node.op_type in _OPS]
         return dict(zip(self.regions, weighted, strict=False))
+
+    def beginnings(self) -> Iterator[list[int]]:
+        """Yield the operators from the first on, up to each that gives maps of another size."""
+        before: list[int] = []
+        size: str | None = None
+        for index in sorted({*self.regions, *self.between}):
+            shape = self.nodes[index].outputs[0].shape
+            if shape is None or shape.rank() < 3 or set(shape[2:]) == {1}:
+                continue
+            before.append(index)
+            found = str(shape[2:])
+            if size not in (None, found):
+                yield list(before)
+            size = found
 
     def describe(self, index: int) -> str:
         """Return the name of an operator."""
@@ -409,7 +429,34 @@ class _Search:
                 useless = (decision.ratio or 1) < 1 and self.trials.is_small(kinds[kind][0])
                 if decision.chosen == "original" or useless:
                     self.kept = without
+            self._reconsider({kind: kinds[kind] for kind in order})
+            self._begin_in_float()
         self.unless_slower()
+
+    def _reconsider(self, kinds: Mapping[str, Collection[int]]) -> None:
+        """Ask again about kinds that stay float, now that those asked about later are decided."""
+        for kind, members in kinds.items():
+            if not self.kept.keys() >= set(members):
+                continue
+            fewer = {index: why for index, why in self.kept.items() if index not in members}
+            before, after = self.trials.quantized(self.kept), self.trials.quantized(fewer)
+            if _skeleton(before) == _skeleton(after):
+                continue
+            question = f"int8 for {len(members)} {kind} after all"
+            if _is_faster(self._decide(question, before, after)):
+                self.kept = fewer
+
+    def _begin_in_float(self) -> None:
+        """Leave the beginning float while that is faster: large maps of few channels gain least."""
+        for piece in itertools.islice(self.trials.beginnings(), _MOST_BEGINNINGS):
+            without = {**self.kept, **dict.fromkeys(piece, SLOWER)}
+            if len(without) == len(self.kept) or without.keys() >= set(self.trials.regions):
+                continue
+            decision = self._ask(f"int8 for the first {len(piece)} operators", without)
+            slower = (decision.high or 1) < 1  # there is hardly any size to gain here
+            if decision.chosen != "original" and not slower:
+                return
+            self.kept = without
 
     def unless_slower(self) -> None:
         """Leave everything float if the model as it is now is slower than in float."""
@@ -533,11 +580,23 @@ def _is_faster(decision: Decision) -> bool:
 
 
 def _timed(before: ir.Model, after: ir.Model, feeds: Mapping[str, np.ndarray]) -> Answer:
-    """Time two models in turns.
+    """Time two models in turns; again, if something else kept the machine busy.
 
     Raises:
         CannotMeasure: one does not run, or takes too long.
     """
+    narrowest: Answer | None = None
+    for _ in range(_LOADS):
+        found = _compared(before, after, feeds)
+        if narrowest is None or found.high / found.low < narrowest.high / narrowest.low:
+            narrowest = found
+        if narrowest.high / narrowest.low <= _NARROW:
+            break
+    assert narrowest is not None
+    return narrowest
+
+
+def _compared(before: ir.Model, after: ir.Model, feeds: Mapping[str, np.ndarray]) -> Answer:
     from burnish.backends.answers import Answer
     from burnish.backends.measure import compare, random_run
 

@@ -12,9 +12,12 @@ import onnx_ir as ir
 import pytest
 
 import burnish
+from burnish.backends.target import Target
 from burnish.errors import InputError
-from burnish.passes.quant.mixed import INACCURATE
+from burnish.passes.context import PassContext
+from burnish.passes.quant.mixed import INACCURATE, MixedPrecision, _Trials
 from burnish.passes.quant.weighted import SLOWER
+from burnish.passes.shapes import infer_shapes
 
 Build = Any
 Samples = Any
@@ -189,3 +192,49 @@ def test_measured_then_replayed_the_other_way(
             assert SLOWER in mixed(again)["float"].values()
         else:
             assert products(model)["MatMul"] == left
+
+
+STAGES = """g (float[N,8,32,32] x) => (float[N,16] y) {
+    a = Conv <pads = [1, 1, 1, 1]> (x, w1)
+    b = HardSwish(a)
+    c = Conv <pads = [1, 1, 1, 1], strides = [2, 2]> (b, w2)
+    d = HardSwish(c)
+    e = Conv (d, w3)
+    f = Conv <pads = [1, 1, 1, 1], strides = [2, 2]> (e, w2)
+    g = GlobalAveragePool (f)
+    h = Conv (g, w3)
+    k = Softplus (h)
+    y = Flatten (k)
+}"""
+STAGE_WEIGHTS = {"w1": (16, 8, 3, 3), "w2": (16, 16, 3, 3), "w3": (16, 16, 1, 1)}
+
+
+def test_beginnings_end_where_maps_change(build: Build, samples: Samples) -> None:
+    model = build(STAGES, **STAGE_WEIGHTS)
+    ctx = PassContext(Target.parse("cpu"), samples(model, 2, 8, 32, 32))
+    infer_shapes(model)
+    trials = _Trials(MixedPrecision(), model, ctx, None)
+    found = [[trials.describe(index) for index in piece] for piece in trials.beginnings()]
+    assert [piece[-1] for piece in found] == ["c", "f"]
+    assert [len(piece) for piece in found] == [3, 6]
+    float_ = trials.quantized(next(trials.beginnings()))
+    first = next(node for node in float_.graph if node.op_type == "QuantizeLinear")
+    assert first.inputs[0] is not None
+    assert first.inputs[0].name == "d"  # what follows is int8
+
+
+def test_the_beginning_is_asked_about(build: Build, samples: Samples) -> None:
+    model = build(STAGES, **STAGE_WEIGHTS)
+    source = samples(model, 2, 8, 32, 32, count=8)
+    _, report = burnish.optimize(model, "quant", calibration=source, measure=True)
+    asked = {item.question: item for item in report.decisions if item.operator == "int8"}
+    (details,) = (p.details for p in report.passes if "mixed_precision" in p.details)
+    left = set(details["mixed_precision"]["float"])
+    beginning = asked.get("int8 for the first 3 operators")
+    # Not asked if kinds of operators have already left it float, or all that has weights.
+    slower = beginning is None or beginning.chosen == "original" or (beginning.high or 1) < 1
+    assert not slower or left >= {"a", "c"}
+    assert slower or not any("the first 6" in text for text in asked)
+    for text in asked:
+        if text.endswith(" after all"):
+            assert text.removesuffix(" after all") in asked
