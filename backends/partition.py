@@ -237,30 +237,27 @@ class Flow:
         ]
 
     def elements(self, value: ir.Value) -> int:
+        """Number of elements of a value; sizes that are not known as for random inputs."""
         rank = 0 if value.shape is None else len(value.shape)
         return math.prod(self.size((value, axis)) for axis in range(rank))
 
     def bytes(self, value: ir.Value) -> int:
+        """Bytes of a value, at least 1; four an element where its type is unknown."""
         width = 4.0 if value.dtype is None else value.dtype.itemsize
         return max(1, int(self.elements(value) * width))
 
 
 def reads(node: ir.Node) -> Iterator[ir.Value]:
     """Values that a node reads, those that its subgraphs take from outside among them."""
+    from burnish.passes.edit import subgraphs
+
     yield from (value for value in node.inputs if value is not None)
-    for attribute in node.attributes.values():
-        if attribute.type == ir.AttributeType.GRAPH:
-            subgraphs = [attribute.as_graph()]
-        elif attribute.type == ir.AttributeType.GRAPHS:
-            subgraphs = list(attribute.as_graphs())
-        else:
-            continue
-        for subgraph in subgraphs:
-            for inner in subgraph.all_nodes():
-                for value in inner.inputs:
-                    if value is not None and value.graph is node.graph:
-                        yield value
-            yield from (value for value in subgraph.outputs if value.graph is node.graph)
+    for subgraph in subgraphs(node):
+        for inner in subgraph.all_nodes():
+            for value in inner.inputs:
+                if value is not None and value.graph is node.graph:
+                    yield value
+        yield from (value for value in subgraph.outputs if value.graph is node.graph)
 
 
 def _times(model: ir.Model, nodes: Sequence[ir.Node], feeds: Mapping[str, Array]) -> list[float]:

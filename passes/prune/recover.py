@@ -31,6 +31,7 @@ from numpy.typing import NDArray
 
 from burnish.passes.calibration import CalibrationSource, run_sample
 from burnish.passes.constant import as_array
+from burnish.passes.edit import inputs_within, remove_unused
 from burnish.passes.prune.cut import Cut
 from burnish.passes.prune.moments import Batch, Columns
 from burnish.passes.quant.collect import Progress
@@ -159,7 +160,7 @@ def _waves(model: ir.Model, survivors: Survivors) -> Iterator[list[Target]]:
     last = {layer.nodes[-1]: layer for layer in layers.values()}
     found: list[tuple[int, Layer]] = []
     for node in model.graph:
-        inputs = [value for value in _inputs(node) if value is not None]
+        inputs = list(inputs_within(node))
         deep = max((depth.get(value, 0) for value in inputs), default=0)
         # Of a cut value, each number that is left is as it was, until some are summed.
         sums = node.op_type in _SUMS and (node.inputs[0] is not None)
@@ -178,15 +179,6 @@ def _waves(model: ir.Model, survivors: Survivors) -> Iterator[list[Target]]:
     found.sort(key=lambda each: each[0])
     for deep, together in groupby(found, key=lambda each: each[0]):
         yield [_target(layer, deep, depth) for _, layer in together]
-
-
-def _inputs(node: ir.Node) -> Iterator[ir.Value | None]:
-    yield from node.inputs
-    for attribute in node.attributes.values():
-        graphs = [attribute.value] if attribute.type == ir.AttributeType.GRAPH else []
-        for graph in graphs:
-            for inner in graph:
-                yield from _inputs(inner)
 
 
 def _target(layer: Layer, deep: int, depth: Mapping[ir.Value, int]) -> Target:
@@ -367,8 +359,6 @@ class _Running:
 
 def _up_to(model: ir.Model, names: Sequence[str]) -> ir.Model:
     """Return a copy with other outputs, and without what those do not need; shares the weights."""
-    from burnish.passes.edit import remove_unused
-
     copy = model.clone()
     values = {value.name: value for node in copy.graph for value in node.outputs}
     if all(values[name].type is not None for name in names):

@@ -24,6 +24,7 @@ import onnx_ir as ir
 from burnish.errors import InputError
 from burnish.files import write_aside
 from burnish.passes.calibration import CalibrationSource
+from burnish.passes.edit import inputs_within
 from burnish.passes.quant.adequacy import Adequacy, Halves, Stability
 from burnish.passes.quant.collect import BUDGET, Checkpoint, Progress, Watcher, collect
 from burnish.passes.quant.correct import ChannelMean
@@ -287,7 +288,7 @@ def float_values(model: ir.Model) -> list[str]:
     varying = dict.fromkeys(v for v in model.graph.inputs if not v.is_initializer())
     for node in model.graph:
         # A node without inputs that draws random numbers varies as well.
-        if node.op_type.startswith("Random") or any(v in varying for v in _taken(node)):
+        if node.op_type.startswith("Random") or any(v in varying for v in inputs_within(node)):
             varying.update(dict.fromkeys(node.outputs))
     return [
         value.name
@@ -311,20 +312,3 @@ def fed_to_channels(model: ir.Model) -> list[str]:
             if name in known:
                 found[name] = None
     return list(found)
-
-
-def _taken(node: ir.Node) -> Iterable[ir.Value]:
-    """Yield what a node takes, its subgraphs included."""
-    yield from (value for value in node.inputs if value is not None)
-    for attribute in node.attributes.values():
-        for graph in _graphs(attribute):
-            for inner in graph:
-                yield from _taken(inner)
-
-
-def _graphs(attribute: ir.Attr) -> Sequence[ir.Graph]:
-    if attribute.is_ref():
-        return ()
-    if attribute.type is ir.AttributeType.GRAPH:
-        return (attribute.as_graph(),)
-    return attribute.as_graphs() if attribute.type is ir.AttributeType.GRAPHS else ()
