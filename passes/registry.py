@@ -46,6 +46,7 @@ BUILT_IN: dict[str, str] = {
     "merge-convs": "burnish.passes.fuse.conv_pair:MergeConvs",
     "fill-channels": "burnish.passes.fuse.fill:FillChannels",
     "split-concat": "burnish.passes.fuse.concat:SplitConcat",
+    "fuse-depth-to-space": "burnish.passes.fuse.depth_to_space:FuseDepthToSpace",
     "fuse-transposed": "burnish.passes.fuse.transposed:FuseTransposed",
     "fuse-upsampled": "burnish.passes.fuse.upsampled:FuseUpsampled",
     "fuse-gemm": "burnish.passes.fuse.gemm:FuseGemm",

@@ -45,6 +45,7 @@ def test_it_is_a_group_of_passes_with_text_forms() -> None:
         "fuse-shuffle",
         "fuse-upsampled",
         "fuse-transposed",
+        "fuse-depth-to-space",
         "fuse-gate",
         "fuse-blocked",
         "fuse-gemm",

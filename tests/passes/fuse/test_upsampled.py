@@ -14,7 +14,12 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from burnish.passes.fuse.upsampled import FuseUpsampled, conv_of_upsampled, pointwise_before_resize
+from burnish.passes.fuse.upsampled import (
+    FuseUpsampled,
+    conv_of_upsampled,
+    conv_of_upsampled_parts,
+    pointwise_before_resize,
+)
 from burnish.testing import assert_refuses, assert_same_outputs, run_pass
 
 Freeze = Callable[..., ir.Model]
@@ -109,3 +114,65 @@ def test_a_pointwise_convolution_stays(
 ) -> None:
     all_given = {"conv": "Conv(r, w, b)", "kernel": "1,1", **given}
     assert_refuses(pointwise_before_resize, _model(freeze, **all_given), reason)  # type: ignore[arg-type]
+
+
+def _parts(
+    freeze: Freeze,
+    scales: tuple[float, ...],
+    rest: bool = True,
+    *,
+    channels: int = 64,
+    kernel: int = 3,
+    more: str = "pads=[1,1,1,1]",
+) -> ir.Model:
+    """Concat of maps of 24x48, each enlarged to that by its scale, and perhaps of one that is."""
+    whole = channels * (len(scales) + rest)
+    inputs = [
+        f"float[1,{channels},{int(24 / scale)},{int(48 / scale)}] x{i}, float[4] s{i}"
+        for i, scale in enumerate(scales)
+    ]
+    steps = [f"r{i} = Resize<{_FLOOR}>(x{i}, , s{i})" for i in range(len(scales))]
+    parts = [f"r{i}" for i in range(len(scales))] + ["x"] * rest
+    return freeze(
+        f"g ({', '.join(inputs)}, float[1,{channels},24,48] x,"
+        f" float[8,{whole},{kernel},{kernel}] w, float[8] b) => (float[1,8,H,W] y)"
+        f" {{ {' '.join(steps)} c = Concat<axis=1>({', '.join(parts)})"
+        f" y = Conv<{more}>(c, w, b) }}",
+        **{f"s{i}": np.array([1, 1, scale, scale]) for i, scale in enumerate(scales)},
+    )
+
+
+@pytest.mark.parametrize(
+    ("scales", "rest", "kinds"),
+    [
+        ((2,), True, {"Conv": 5, "Concat": 1, "DepthToSpace": 1, "Add": 1}),
+        ((8, 4, 2), True, {"Resize": 2, "Conv": 5, "Concat": 2, "DepthToSpace": 1, "Add": 1}),
+        ((4, 2), False, {"Resize": 1, "Conv": 4, "Concat": 2, "DepthToSpace": 1}),
+        ((3,), True, {"Conv": 10, "Concat": 1, "DepthToSpace": 1, "Add": 1}),
+        ((2, 3), True, {"Conv": 14, "Concat": 2, "DepthToSpace": 2, "Add": 2}),
+    ],
+)
+def test_parts_that_were_enlarged_are_convolved_before(
+    freeze: Freeze, scales: tuple[float, ...], rest: bool, kinds: dict[str, int]
+) -> None:
+    before = _parts(freeze, scales, rest)
+    after = before.clone()
+    run_pass(conv_of_upsampled_parts, after)
+    assert Counter(node.op_type for node in after.graph) == kinds
+    assert_same_outputs(before, after)
+
+
+@pytest.mark.parametrize(
+    ("scales", "given", "reason"),
+    [
+        ((1,), {}, "no part is enlarged by repetition"),
+        ((1.5,), {}, "no part is enlarged by repetition"),
+        ((2,), {"channels": 16}, "few products"),
+        ((2,), {"more": "pads=[1,1,1,1], strides=[2,2]"}, "strides or dilations"),
+        ((2,), {"kernel": 1, "more": "pads=[0,0,0,0]"}, "pointwise"),
+    ],
+)
+def test_parts_stay(
+    freeze: Freeze, scales: tuple[float, ...], given: dict[str, object], reason: str
+) -> None:
+    assert_refuses(conv_of_upsampled_parts, _parts(freeze, scales, **given), reason)  # type: ignore[arg-type]
