@@ -61,6 +61,7 @@ BUILT_IN: dict[str, str] = {
     "lower": "burnish.passes.fuse.lower:Lower",
     "pointwise": "burnish.passes.fuse.pointwise:Pointwise",
     "products-to-convs": "burnish.passes.fuse.pointwise:ProductsToConvs",
+    "convs-to-products": "burnish.passes.fuse.rows:ConvsToProducts",
     "keep-apart": "burnish.passes.fuse.apart:KeepApart",
     "prune": "burnish.passes.prune:Prune",
     "prune-blocks": "burnish.passes.prune.blocks:PruneBlocks",

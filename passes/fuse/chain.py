@@ -118,7 +118,7 @@ def waits(product: Product) -> bool:
             found = product_of(user)
             if found is not None and found.x is value:
                 return product.nodes[0] in between(beside(found))
-            if found is not None or _is_elementwise(user):
+            if found is not None or is_elementwise(user):
                 pending.append(user.outputs[0])
     return False
 
@@ -145,7 +145,7 @@ def between(products: Sequence[Product]) -> dict[ir.Node, Product | None]:
         if product is not None:
             found |= {node: product} | dict.fromkeys(product.nodes[1:])
             ends += 1
-        elif _is_elementwise(node):
+        elif is_elementwise(node):
             found[node] = None
             pending += [item for item in node.inputs if item is not None and not is_constant(item)]
         else:
@@ -158,7 +158,7 @@ def between(products: Sequence[Product]) -> dict[ir.Node, Product | None]:
     return found if ends and alone else {}
 
 
-def _is_elementwise(node: ir.Node) -> bool:
+def is_elementwise(node: ir.Node) -> bool:
     """Whether the runtime has a node in the blocked layout, and it works on each number alone."""
     if node.op_type == "Mul" and node.domain == "":
         left, right = node.inputs

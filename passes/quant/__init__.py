@@ -13,6 +13,7 @@ from dataclasses import dataclass, fields
 from typing import ClassVar
 
 from burnish.passes.base import Group, Pass
+from burnish.passes.fuse.rows import ConvsToProducts
 from burnish.passes.quant.dynamic import QuantDynamic
 from burnish.passes.quant.mixed import MixedPrecision
 from burnish.passes.quant.ready import is_quantized
@@ -40,6 +41,6 @@ class Quant(Recipe, Group):
     lossless: ClassVar[bool] = False
 
     def expand(self) -> tuple[Pass, ...]:
-        """Return what decides which operators stay float, and the passes that quantize the rest."""
+        """Return the members: products are products, some stay float, and the rest is quantized."""
         options = {item.name: getattr(self, item.name) for item in fields(self)}
-        return (MixedPrecision(**options), *self.quantizers())
+        return (ConvsToProducts(), MixedPrecision(**options), *self.quantizers())

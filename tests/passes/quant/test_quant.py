@@ -35,13 +35,13 @@ MIXED_WEIGHTS = {"w1": (32, 8, 1, 1), "w2": (32, 20), "b2": (20,)}
 def test_expansion_and_text() -> None:
     auto = Pipeline.parse("quant{calibrate=entropy exclude=head.*}").expand()
     assert str(auto) == (
-        "mixed-precision{calibrate=entropy exclude=head.*},"
+        "convs-to-products,mixed-precision{calibrate=entropy exclude=head.*},"
         "quant-static{calibrate=entropy ops=Conv along=MatMul,Gemm exclude=head.* optional=true},"
         "quant-dynamic{exclude=head.*},quant-tables{exclude=head.*}"
     )
     assert Pipeline.parse(str(auto)) == auto
     assert str(Pipeline.of("quant{mode=static}").expand()) == (
-        "mixed-precision{mode=static},quant-static,quant-tables"
+        "convs-to-products,mixed-precision{mode=static},quant-static,quant-tables"
     )
     assert str(Pipeline.of("quant{mode=dynamic}").expand()) == (
         "mixed-precision{mode=dynamic},quant-dynamic,quant-tables"
