@@ -280,6 +280,7 @@ class _Editor:
         self.constants: dict[tuple[bytes, str, int | None], ir.Value] = {}
         self.params: dict[ir.Value, QuantParams] = {}
         self.scales: dict[ir.Value, tuple[ir.Value, ir.Value]] = {}
+        self._share_scales()
         self.swished: set[ir.Value] = set()
         self.read_anew: dict[ir.Value, ir.Value] = {}  # value -> its scaled and shifted self
         self.shifts: dict[ir.Value, tuple[float, float]] = {}  # that -> by what
@@ -290,6 +291,29 @@ class _Editor:
             elif step.node.op_type == "BatchNormalization" and step.output is not None:
                 self.read_anew.setdefault(source, step.output)
                 self.shifts[step.output] = uniform_affine(step.node) or (1.0, 0.0)
+
+    def _share_scales(self) -> None:
+        """Give what is made for a Concat alone its scale: else the Concat rounds it once more."""
+        for step in self.plan.steps:
+            if step.node.op_type != "Concat" or step.output is None:
+                continue
+            joined = self.values.get(step.output.name or "")
+            for value in step.node.inputs:
+                if joined is None or value is None:
+                    break
+                root = self.plan.root(value)
+                if self._is_for(root, step) and _absorbs(root, joined):
+                    self.plan.same_scale[root] = step.output
+
+    def _is_for(self, value: ir.Value, step: Step) -> bool:
+        """Whether a value that the plan makes uint8 goes into one operator alone."""
+        made = any(other.output is value for other in self.plan.steps)
+        while made and value not in step.node.inputs:
+            users = value.consumers()
+            if len(users) != 1 or self.plan.same_scale.get(users[0].outputs[0]) is not value:
+                return False
+            value = users[0].outputs[0]
+        return made and value.consumers() == (step.node,)
 
     def unsuitable(self, step: Step) -> str | None:
         """Return why what was observed forbids quantizing an operator, or None."""
@@ -523,6 +547,14 @@ class _Editor:
             )
             self.scales[root] = found
         return found
+
+
+def _absorbs(value: ir.Value, joined: Observed) -> bool:
+    """Whether a value rounded to the joined range is still what its maker means by it."""
+    maker = value.producer()
+    if maker is None or maker.op_type in ("BatchNormalization", "Clip"):  # read anew; cut there
+        return False
+    return maker.op_type != "Relu" or joined.range.low >= 0
 
 
 def _scaled(node: ir.Node) -> bool:

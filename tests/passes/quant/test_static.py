@@ -792,3 +792,61 @@ def test_int8_inside_is_counted(build: Build, samples: Samples) -> None:
     # x and r, c and s: one pair a value however many ask for it; two weights and two biases.
     assert counts["QuantizeLinear"] == 3
     assert counts["DequantizeLinear"] == 3 + 4
+
+
+JOINED = """g (float[N,8,8,8] x) => (float[N,16,8,8] y) {
+    a = Conv (x, w1)
+    b = Conv (x, w2)
+    p = MaxPool <kernel_shape = [3, 3], pads = [1, 1, 1, 1]> (b)
+    c = Conv (x, w3)
+    %s
+    j = Concat <axis = 1> (a, p, r)
+    d = Conv (j, w4)
+    s = Softplus(d)
+    y = Conv (s, w5)
+}"""
+
+
+@pytest.mark.parametrize(
+    ("third", "shared"),
+    [
+        ("r = LeakyRelu(c)", {"a", "p", "r"}),
+        ("r = Relu(c)", {"a", "p"}),  # of a range below 0, whose rounding is no Relu
+        ("r = Clip(c, low, high)", {"a", "p"}),
+        ("h = HardSwish(c) r = BatchNormalization (h, one, low, low, one)", {"a", "p"}),
+    ],
+)
+def test_what_is_joined_shares_a_scale(
+    build: Build, samples: Samples, error: Error, third: str, shared: set[str]
+) -> None:
+    weights: dict[str, Any] = {f"w{i + 1}": (16, 8, 1, 1) for i in range(3)}
+    weights |= {"w4": (16, 48, 1, 1), "w5": (16, 16, 1, 1)}
+    if "Clip" in third:
+        weights |= {"low": np.array(0, np.float32), "high": np.array(1, np.float32)}
+    if "BatchNormalization" in third:
+        weights |= {"low": np.full(16, 0.5, np.float32), "one": np.ones(16, np.float32)}
+    model = build(JOINED % third, **weights)
+    before = model.clone()
+    run_pass(QuantStatic(), model, calibration=samples(model, 2, 8, 8, 8))
+    join = next(node for node in model.graph if node.op_type == "Concat")
+    (scale,) = (user.inputs[1] for user in join.outputs[0].consumers())
+    own = {}
+    for value in join.inputs:
+        assert value is not None
+        maker = value.producer()
+        assert maker is not None
+        own[(value.name or "").partition("_")[0]] = maker.inputs[1]
+    assert {name for name, found in own.items() if found is scale} == shared
+    assert 0 < error(before, model) < BOUND
+
+
+def test_what_goes_elsewhere_keeps_its_scale(build: Build, samples: Samples) -> None:
+    text = (JOINED % "r = Add(c, a)").replace("d = Conv (j, w4)", "t = Conv (j, w4) d = Add(t, b)")
+    weights = {f"w{i + 1}": (16, 8, 1, 1) for i in range(3)}
+    model = build(text, **weights, w4=(16, 48, 1, 1), w5=(16, 16, 1, 1))
+    run_pass(QuantStatic(), model, calibration=samples(model, 2, 8, 8, 8))
+    join = next(node for node in model.graph if node.op_type == "Concat")
+    makers = [value.producer() for value in join.inputs if value is not None]
+    scales = [maker.inputs[1] for maker in makers if maker is not None]
+    (scale,) = (user.inputs[1] for user in join.outputs[0].consumers())
+    assert [found is scale for found in scales] == [False, False, True]
