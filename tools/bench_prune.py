@@ -140,8 +140,9 @@ def unstructured(folder: Path) -> list[list[str]]:
 
 def analysis(folder: Path) -> list[list[str]]:  # noqa: ARG001 - a section's
     """Seconds to find what is coupled, and to cut it, in a model of many nodes."""
-    from burnish.passes.prune.coupling import Units, couplings_of
+    from burnish.passes.prune.coupling import couplings_of
     from burnish.passes.prune.cut import Cut
+    from burnish.passes.prune.units import Units
     from burnish.passes.shapes import infer_shapes
 
     model = residual_chain(NODES)

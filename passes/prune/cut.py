@@ -15,10 +15,11 @@ from numpy.typing import NDArray
 
 from burnish.passes.constant import as_array, tensor_of
 from burnish.passes.edit import drop_initializer, names_of, remove_unused, use_count
-from burnish.passes.prune.coupling import Dim, Indices, Units, sizes_of
+from burnish.passes.prune.coupling import Dim, Indices, sizes_of
 from burnish.passes.prune.operators.parts import slice_bounds
 from burnish.passes.prune.operators.rule import MICROSOFT
 from burnish.passes.prune.sizes import SHAPE_INPUT
+from burnish.passes.prune.units import Units
 
 Kept = NDArray[np.bool_]
 

@@ -23,8 +23,9 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from burnish.passes.calibration import CalibrationSource
-from burnish.passes.prune.coupling import Group, Indices, Units
+from burnish.passes.prune.coupling import Indices
 from burnish.passes.prune.moments import Columns, Second
+from burnish.passes.prune.units import Group, Units
 from burnish.passes.quant.collect import Progress, Watcher, collect
 from burnish.passes.reconstruct.compensate import damped
 from burnish.passes.reconstruct.gram import Rows

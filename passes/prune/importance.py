@@ -24,7 +24,8 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from burnish.passes.constant import tensor_of
-from burnish.passes.prune.coupling import Dim, Group, Units, sizes_of
+from burnish.passes.prune.coupling import Dim, sizes_of
+from burnish.passes.prune.units import Group, Units
 from burnish.passes.sketch import Array, Sketch
 
 Scores = NDArray[np.float64]

@@ -17,9 +17,10 @@ import onnx_ir as ir
 
 from burnish.errors import InputError
 from burnish.passes.context import PassContext
-from burnish.passes.prune.coupling import Indices, Units, couplings_of
+from burnish.passes.prune.coupling import Indices, couplings_of
 from burnish.passes.prune.cut import Cut
 from burnish.passes.prune.plan import Candidate, Counts
+from burnish.passes.prune.units import Units
 
 if TYPE_CHECKING:
     from burnish.backends.answers import Answer

@@ -17,8 +17,8 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from burnish.passes.prune import flops
-from burnish.passes.prune.coupling import Group, Units
 from burnish.passes.prune.importance import Scores, matrices, readers
+from burnish.passes.prune.units import Group, Units
 
 Counts = NDArray[np.int64]
 """Units gone of each candidate, or one row of those a step."""

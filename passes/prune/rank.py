@@ -12,7 +12,7 @@ import onnx_ir as ir
 
 from burnish.errors import InputError
 from burnish.passes.context import PassContext
-from burnish.passes.prune.coupling import Group, Indices, Units
+from burnish.passes.prune.coupling import Indices
 from burnish.passes.prune.importance import (
     MeanSquare,
     Scores,
@@ -21,6 +21,7 @@ from burnish.passes.prune.importance import (
     readings,
 )
 from burnish.passes.prune.plan import Candidate, Counts, Curve
+from burnish.passes.prune.units import Group, Units
 
 if TYPE_CHECKING:
     from burnish.passes.prune.trials import Trials

@@ -19,11 +19,12 @@ from burnish.passes.fuse.blocked import block_size
 from burnish.passes.options import option
 from burnish.passes.prune import plan
 from burnish.passes.prune.budget import Budgeted
-from burnish.passes.prune.coupling import Units, couplings_of
+from burnish.passes.prune.coupling import couplings_of
 from burnish.passes.prune.cut import Cut
 from burnish.passes.prune.importance import CRITERIA, is_matrix
 from burnish.passes.prune.plan import CONVOLUTIONS, Candidate, Cost, Counts
 from burnish.passes.prune.rank import MEASURED, Ranking, rank
+from burnish.passes.prune.units import Units
 from burnish.passes.prune.weights import check_patterns
 from burnish.passes.shapes import infer_shapes
 

@@ -17,9 +17,9 @@ import onnx_ir as ir
 from burnish.backends.onnxruntime import session
 from burnish.errors import InputError
 from burnish.passes.calibration import CalibrationSource, run_sample
-from burnish.passes.prune.coupling import Group, Units
 from burnish.passes.prune.cut import Cut
 from burnish.passes.prune.elimination import Stage
+from burnish.passes.prune.units import Group, Units
 from burnish.passes.reconstruct.layer import layers_of, shift_bias
 from burnish.passes.reconstruct.observe import is_held_out
 from burnish.passes.sketch import Array

@@ -10,8 +10,9 @@ import onnx_ir as ir
 import pytest
 
 from burnish.backends import measure, numeric, onnxruntime
-from burnish.passes.prune.coupling import Units, couplings_of
+from burnish.passes.prune.coupling import couplings_of
 from burnish.passes.prune.cut import Cut
+from burnish.passes.prune.units import Units
 from burnish.passes.shapes import infer_shapes
 from burnish.passes.verify import verify
 from burnish.testing import parse

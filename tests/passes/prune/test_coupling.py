@@ -8,7 +8,8 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from burnish.passes.prune.coupling import Units, couplings_of
+from burnish.passes.prune.coupling import couplings_of
+from burnish.passes.prune.units import Units
 from burnish.passes.shapes import infer_shapes
 from burnish.testing import parse
 

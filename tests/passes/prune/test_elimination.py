@@ -10,8 +10,8 @@ import onnx_ir as ir
 import pytest
 
 from burnish.passes.calibration import CalibrationSource
-from burnish.passes.prune.coupling import Units
 from burnish.passes.prune.elimination import DAMPING, Reader, eliminate, readers_of
+from burnish.passes.prune.units import Units
 
 Weighted = Callable[..., ir.Model]
 UnitsOf = Callable[[ir.Model], Units]

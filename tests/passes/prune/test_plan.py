@@ -10,9 +10,9 @@ import onnx_ir as ir
 import pytest
 
 from burnish.passes.prune import flops, plan
-from burnish.passes.prune.coupling import Units
 from burnish.passes.prune.cut import Cut
 from burnish.passes.prune.plan import Candidate, Cost, Curve
+from burnish.passes.prune.units import Units
 
 Weighted = Callable[..., ir.Model]
 UnitsOf = Callable[[ir.Model], Units]

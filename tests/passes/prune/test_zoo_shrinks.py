@@ -11,7 +11,7 @@ import onnx_ir as ir
 import pytest
 
 from burnish import frontends
-from burnish.passes.prune.coupling import Units
+from burnish.passes.prune.units import Units
 from burnish.testing import run_pass
 from burnish.tools import zoo
 
