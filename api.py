@@ -165,7 +165,8 @@ def optimize(
         ctx.warn(f"numbers were not compared: {guard.unchecked}")
     lossy = {str(item) for item in pipeline.passes if not item.lossless}
     error = guard.final_error
-    for line in remarks.of_lossy(lossy, ctx.reports, error, random=samples is None):
+    warned = bool(ctx.warnings)
+    for line in remarks.of_lossy(lossy, ctx.reports, error, random=samples is None, warned=warned):
         ctx.warn(line)
     executed = None
     if counts is not None:

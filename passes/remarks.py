@@ -18,7 +18,12 @@ _NAMED = 2
 
 
 def of_lossy(
-    lossy: Collection[str], reports: Sequence[PassReport], error: float | None, *, random: bool
+    lossy: Collection[str],
+    reports: Sequence[PassReport],
+    error: float | None,
+    *,
+    random: bool,
+    warned: bool = False,
 ) -> Iterator[str]:
     """Yield a line for each thing that somebody who ran lossy passes should know.
 
@@ -27,12 +32,15 @@ def of_lossy(
         reports: Of all passes.
         error: Relative RMS difference of the outputs from the original's; None if not compared.
         random: Whether the inputs compared were random, and not calibration samples.
+        warned: Whether passes have said something already; that nothing changed is then no news.
     """
     ran = [report for report in reports if report.text in lossy and not report.skipped]
     places = sum(report.rewrites for report in ran)
     samples = "random inputs" if random else "the calibration samples"
     if ran and not places:
-        yield f"the lossy passes changed nothing{_reasons(ran)}"
+        reasons = _reasons(ran)
+        if reasons or not warned:
+            yield f"the lossy passes changed nothing{reasons}"
     elif ran and error == 0:
         more = "; --calib gives it samples that fit" if random else ""
         yield (

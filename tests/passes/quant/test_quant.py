@@ -44,7 +44,7 @@ def test_expansion_and_text() -> None:
         "convs-to-products,mixed-precision{mode=static},quant-static,quant-tables"
     )
     assert str(Pipeline.of("quant{mode=dynamic}").expand()) == (
-        "mixed-precision{mode=dynamic},quant-dynamic,quant-tables"
+        "convs-to-products,mixed-precision{mode=dynamic},quant-dynamic,quant-tables"
     )
 
 
