@@ -8,7 +8,7 @@ operators listed here, so placement decides speed; and each pair rounds, so it d
   Conv's kernel gives uint8, so its output (behind a Relu or Clip, which saturation then does) is
   quantized as well. MatMul's and Gemm's can give float, and do unless a quantized operator takes
   their result as it is.
-- What lies between two of them (pooling, reshaping, Add, Concat) goes along only if its inputs are
+- What lies between two of them (pooling, HardSwish, Add, Concat) goes along only if its inputs are
   uint8 already and a quantized operator wants its result. So the residual sums of transformers,
   softmax, norms and activations such as Gelu keep their precision. A sum of two results that are
   uint8 anyway needs no one to want it: both would have to be turned into floats for it. Nor does
