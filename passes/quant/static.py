@@ -286,7 +286,7 @@ class _Editor:
         self.shifts: dict[ir.Value, tuple[float, float]] = {}  # that -> by what
         for step in plan.steps:
             source = plan.root(self._source(step.node.inputs[0]))
-            if step.node.op_type == "HardSwish":
+            if step.node.op_type == "HardSwish" and source.consumers() == (step.node,):
                 self.swished.add(source)
             elif step.node.op_type == "BatchNormalization" and step.output is not None:
                 self.read_anew.setdefault(source, step.output)
@@ -340,6 +340,8 @@ class _Editor:
         if op == "BatchNormalization":
             anew = self.read_anew[source] is step.output and step.output not in self.swished
             return None if anew else "its integers are read in another way already"
+        if source not in self.swished:
+            return "something else takes its input, below its bends too"
         given = self.values[source.name or ""].range
         if source in self.shifts or source in self.read_anew or hard_swish_params(given) is None:
             return "its bends are no integers at the scale of its input"

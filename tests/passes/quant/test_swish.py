@@ -121,6 +121,26 @@ def test_too_wide_for_bends(build: Build, samples: Samples) -> None:
     }
 
 
+def test_what_others_take_is_not_cut(build: Build, samples: Samples, error: Error) -> None:
+    text = """g (float[N,16,8,8] x) => (float[N,16,8,8] y) {
+        a = Conv (x, w1, b1)
+        h = HardSwish(a)
+        c = Conv (h, w2, b2)
+        d = Conv (a, w2, b2)
+        e = Sub(c, d)
+        y = Conv (e, w2b)
+    }"""
+    weights = {name: WEIGHTS[name] for name in ("w1", "b1", "w2", "b2")}
+    weights["w1"] = np.random.default_rng(0).normal(0, 2, (32, 16, 1, 1)).astype(np.float32)
+    model = build(text, **weights, w2b=(16, 16, 1, 1))
+    before = model.clone()
+    ctx = run_pass(QuantStatic(), model, calibration=samples(model, 2, 16, 8, 8))
+    assert refusals(ctx)["quant-hardswish"] == {
+        "something else takes its input, below its bends too": 1
+    }
+    assert error(before, model) < 0.03
+
+
 @pytest.mark.parametrize("options", [{"symmetric": True}, {"power_of_two": True}])
 def test_other_integers_are_refused(
     build: Build, samples: Samples, error: Error, options: dict[str, Any]
