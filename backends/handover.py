@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import difflib
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -77,7 +77,7 @@ def hand_over(
         options.add_session_config_entry(
             "session.model_external_initializers_file_folder_path", str(folder)
         )
-    keep_alive = _attach(in_arrays, options)
+    keep_alive = _attach(in_arrays, _as_they_are(model), options)
     try:
         return bytes(proto.SerializeToString(deterministic=True)), keep_alive
     except ValueError as error:
@@ -169,8 +169,33 @@ def _location(name: str) -> str:
     return name.encode().hex()
 
 
+# Operator -> its inputs that the runtime's optimizations leave as they are, whatever moves around.
+_OPERANDS = (
+    {op: range(1, 2) for op in ("Conv", "ConvTranspose", "FusedConv", "MatMulNBits")}
+    | {op: range(2) for op in ("Gemm", "MatMul", "MatMulInteger", "FusedMatMul", "FusedGemm")}
+    | {op: range(1, 4) for op in ("GRU", "LSTM", "RNN")}
+    | {"Gather": range(1)}
+)
+
+
+def _as_they_are(model: ir.Model) -> set[str]:
+    """Weights of the main graph that the runtime does not transpose or give another rank.
+
+    Those of operators that work element by element it does, where a Transpose moves past the
+    operator, and under the same name: a kernel that then reads what was handed over reads it in
+    the wrong order.
+    """
+    return {
+        name
+        for name, value in model.graph.initializers.items()
+        if all(at in _OPERANDS.get(node.op_type, ()) for node, at in value.uses())
+    }
+
+
 def _attach(
-    tensors: Mapping[str, ir.TensorProtocol], options: onnxruntime.SessionOptions
+    tensors: Mapping[str, ir.TensorProtocol],
+    as_they_are: Collection[str],
+    options: onnxruntime.SessionOptions,
 ) -> list[object]:
     """Give the runtime views of `tensors`; returns what must live as long as the session."""
     import onnxruntime
@@ -187,8 +212,8 @@ def _attach(
     # The first call gives the values to the graph, which may fold them; the second makes kernels
     # read them where they are. With the first alone, they are copied.
     options.add_external_initializers(list(views), list(views.values()))
-    for name, view in views.items():
-        options.add_initializer(name, view)
+    for name in views.keys() & as_they_are:
+        options.add_initializer(name, views[name])
     options.add_external_initializers_from_files_in_memory(
         list(packed), list(packed.values()), list(map(len, packed.values()))
     )

@@ -184,6 +184,27 @@ def test_narrow_types_come_in_and_out(dtype: type) -> None:
     np.testing.assert_array_equal(got["f"], [1, 2, 5])
 
 
+@pytest.mark.parametrize("shape", [(300, 1, 1), (40, 40), (40, 8, 1)])
+@pytest.mark.parametrize("level", ["basic", "all"])
+def test_weights_that_the_runtime_transposes_are_read_as_it_left_them(
+    level: Optimize, shape: tuple[int, ...]
+) -> None:
+    channels, columns = shape[-3] if len(shape) > 2 else 40, shape[-1] if len(shape) == 2 else 5
+    rows = shape[-2] if shape[-2] > 1 else 40
+    model = parse(
+        f"g (float[1,{rows},{columns},{channels}] x, float{[*shape]} s) => (float[A,B,C,D] y)"
+        "{ p = Transpose<perm = [0, 3, 1, 2]>(x)  m = Mul(s, p)"
+        "  y = Transpose<perm = [0, 2, 3, 1]>(m) }"
+    )
+    rng = np.random.default_rng(0)
+    weight = model.graph.inputs.pop()
+    weight.const_value = ir.tensor(rng.standard_normal(shape).astype(np.float32), name="s")
+    model.graph.register_initializer(weight)
+    feeds = {"x": rng.standard_normal((1, rows, columns, channels)).astype(np.float32)}
+    expected = session(model).run(feeds)["y"]
+    np.testing.assert_array_equal(session(model, optimize=level).run(feeds)["y"], expected)
+
+
 @pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16, np.uint8, ml_dtypes.int4, bool])
 def test_large_weights_of_every_kind(dtype: type) -> None:
     kind = ir.DataType.from_numpy(np.dtype(dtype))
