@@ -26,7 +26,7 @@ import onnx_ir as ir
 from burnish.passes.constant import is_constant
 from burnish.passes.context import PassContext
 from burnish.passes.edit import use_count
-from burnish.passes.fuse.blocked import has_blocked_layout, made_in_blocks
+from burnish.passes.fuse.blocked import ACTIVATIONS, has_blocked_layout, made_in_blocks
 from burnish.passes.pattern import const
 from burnish.passes.rule import Builder, NoMatch, Operand, Replacement, Rule, RulePass, rule
 
@@ -42,8 +42,23 @@ def phases_first(op: Any, x: Any, w: Any = const()) -> Any:
     return op.DepthToSpace(op.Conv(x, w, _more=True, _bind="conv"), mode="CRD", _bind="shuffle")
 
 
+@phases_first.also
+def _(op: Any, x: Any, w: Any = const()) -> Any:
+    made = op.one_of(*sorted(ACTIVATIONS))(
+        op.Conv(x, w, _more=True, _bind="conv"), _more=True, _bind="active"
+    )
+    return op.DepthToSpace(made, mode="CRD", _bind="shuffle")
+
+
 @phases_first.rewrite
-def _(op: Builder, x: Operand, w: Operand, conv: ir.Node, shuffle: ir.Node) -> Replacement:
+def _(
+    op: Builder,
+    x: Operand,
+    w: Operand,
+    conv: ir.Node,
+    shuffle: ir.Node,
+    active: ir.Node | None,
+) -> Replacement:
     bias = Operand(conv.inputs[2]) if len(conv.inputs) > 2 and conv.inputs[2] is not None else None
     if op.attribute(conv, "group") != 1 or use_count(w.value) > 1:
         return NoMatch("the convolution has groups, or its weights other users")
@@ -55,7 +70,10 @@ def _(op: Builder, x: Operand, w: Operand, conv: ir.Node, shuffle: ir.Node) -> R
     given = [w.array[order]]
     if bias is not None and bias.array is not None:
         given.append(bias.array[order])
-    return op.like(shuffle, op.like(conv, x, *given), mode="DCR")
+    made = op.like(conv, x, *given)
+    if active is not None:
+        made = op.like(active, made, *active.inputs[1:])
+    return op.like(shuffle, made, mode="DCR")
 
 
 @rule(opset=(13, None))

@@ -29,11 +29,11 @@ def _model(
     filters: int = 64,
     scale: int = 2,
     conv: str = "Conv(x, w, b)",
-    inner: str = "",
+    first: str = "",
 ) -> ir.Model:
     return freeze(
         f"g (float[N,8,H,W] x, float[{filters},8,1,1] w, float[{filters}] b)"
-        f" => (float[N,{filters // scale**2},P,Q] y) {{ c = {conv} {inner} y = {shuffle}(c) }}"
+        f" => (float[N,{filters // scale**2},P,Q] y) {{ {first} c = {conv}  y = {shuffle}(c) }}"
     )
 
 
@@ -56,6 +56,16 @@ def test_runs_keep_the_numbers(freeze: Freeze, scale: int, mode: str, conv: str)
     run_pass(FuseDepthToSpace(), after)
     assert "DepthToSpace" not in _kinds(after)
     assert _kinds(after).count("Transpose") == 3
+    assert_same_outputs(before, after)
+
+
+def test_runs_are_found_behind_an_activation(freeze: Freeze) -> None:
+    shuffle = 'DepthToSpace<blocksize=2, mode="CRD">'
+    before = _model(freeze, shuffle, conv="HardSigmoid<alpha=0.3>(a)", first="a = Conv(x, w)")
+    after = before.clone()
+    run_pass(FuseDepthToSpace(), after)
+    assert _kinds(after)[:2] == ["Conv", "HardSigmoid"]
+    assert "DepthToSpace" not in _kinds(after)
     assert_same_outputs(before, after)
 
 
