@@ -8,22 +8,27 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeGuard
 
-from burnish.backends import weights
+from burnish.backends import weights, wire
 from burnish.backends.sparse import marked, sparsify
 from burnish.errors import BurnishError, InputError
 
 if TYPE_CHECKING:
     import onnx_ir as ir
 
+    _Plain = ir.Tensor[Any] | ir.LazyTensor | ir.PackedTensor[Any] | ir.serde.TensorProtoTensor
+
 INLINE_LIMIT = 2**31 - 2**26
 """Bytes of weights above which they go to a file of their own. Protobuf ends at 2**31; the graph
 itself is given 64 MiB of that."""
+
+_PROTOBUF_LIMIT = 2**31 - 1
 
 PAGE = 4096
 """External tensors larger than a page start on one, so that a runtime can map them as they are;
@@ -62,7 +67,7 @@ def save(model: ir.Model, path: str | os.PathLike[str]) -> tuple[Path, ...]:
         ) from error
     try:
         with _weights_moved(model, aside, data):
-            (aside / path.name).write_bytes(_serialize(model, path))
+            _write(model, aside / path.name, path)
             # The data file is empty when every weight turned out small.
             written = [f for f in (data, path) if f and (aside / f.name).stat().st_size]
             replaced = len(written) == 2 and all(file.exists() for file in written)
@@ -102,7 +107,7 @@ def _bridge(model: ir.Model, aside: Path, path: Path) -> Iterator[None]:
         if isinstance(tensor, ir.ExternalTensor)
     )
     with weights.tensors_replaced(moved):
-        between.write_bytes(_serialize(model, path))
+        _write(model, between, path)
     try:
         shutil.copyfile(data, held)
         between.replace(path)
@@ -128,19 +133,76 @@ def _at(tensor: ir.ExternalTensor, file: Path) -> ir.ExternalTensor:
     )
 
 
-def _serialize(model: ir.Model, path: Path) -> bytes:
+def _write(model: ir.Model, file: Path, path: Path) -> None:
+    """Write what is to be `path` to `file`; weights go there one by one, as they are."""
     import onnx_ir as ir
 
+    sparse = marked(model)
+    streamed = {
+        name: tensor
+        for name, value in model.graph.initializers.items()
+        if (tensor := value.const_value) is not None and name not in sparse and _is_plain(tensor)
+    }
+    hollow = [(model.graph.initializers[name], _hollow(streamed[name])) for name in streamed]
     try:
-        with weights.attributes_in_memory(model):
+        with weights.attributes_in_memory(model), weights.tensors_replaced(hollow):
             proto = ir.to_proto(model)
-            sparsify(proto, marked(model))
-            return bytes(proto.SerializeToString(deterministic=True))
+        sparsify(proto, sparse)
+        sizes = {name: tensor.nbytes for name, tensor in streamed.items()}
+        parts, total = wire.pieces(proto.SerializeToString(deterministic=True), sizes)
+        if total > _PROTOBUF_LIMIT:
+            raise ValueError("protobuf cannot read it again")
     except ValueError as error:
         raise BurnishError(
             f"cannot write {path}: it holds over 2 GB outside its initializers",
             hint="turn Constant nodes into initializers",
         ) from error
+    with file.open("wb") as stream:
+        for part in parts:
+            if isinstance(part, str):
+                data = _raw_data(streamed[part])
+                assert len(data) == sizes[part], (
+                    f"the data of {part!r} are not of the size declared"
+                )
+                stream.write(data)
+            else:
+                stream.write(part)
+
+
+def _is_plain(tensor: ir.TensorProtocol) -> TypeGuard[_Plain]:
+    """Whether a tensor is large, and would be stored as its raw data and nothing unusual."""
+    import onnx_ir as ir
+
+    known = ir.Tensor, ir.LazyTensor, ir.PackedTensor, ir.serde.TensorProtoTensor
+    if not isinstance(tensor, known) or tensor.dtype is ir.DataType.STRING or not tensor.name:
+        return False
+    if tensor.nbytes <= PAGE or tensor.doc_string or tensor.metadata_props:
+        return False
+    if isinstance(tensor, ir.serde.TensorProtoTensor):  # which is stored as it came
+        raw = tensor.raw
+        odd = raw.HasField("segment") or raw.HasField("data_location")
+        return raw.HasField("raw_data") and not odd
+    return True
+
+
+def _raw_data(tensor: ir.TensorProtocol) -> bytes | memoryview:
+    """The bytes of a tensor as ONNX stores them, without a copy where there is an array of them."""
+    import numpy as np
+
+    if tensor.dtype.bitwidth < 8 or sys.byteorder != "little":
+        return tensor.tobytes()
+    return np.ascontiguousarray(tensor.numpy()).reshape(-1).view(np.uint8).data
+
+
+def _hollow(tensor: ir.TensorProtocol) -> ir.TensorProtocol:
+    """The same tensor without its data."""
+    import numpy as np
+    import onnx_ir as ir
+
+    nothing = ir.tensor(np.zeros(0, np.uint8))
+    return ir.LazyTensor(
+        lambda: nothing, dtype=tensor.dtype, shape=ir.Shape(tensor.shape.numpy()), name=tensor.name
+    )
 
 
 @contextmanager
