@@ -139,7 +139,10 @@ def test_features_are_extracted_by_all_indices(
         "{ a = ai.onnx.ml.ArrayFeatureExtractor(x, i)  y = Neg(a) }"
     )
     infer_shapes(model)
-    feeds = {"x": np.zeros(features, np.float32), "i": np.zeros(indices, np.int64)}
+    feeds: dict[str, np.ndarray] = {
+        "x": np.zeros(features, np.float32),
+        "i": np.zeros(indices, np.int64),
+    }
     assert session(model).run(feeds)["y"].shape == shape
     (a,) = [v for node in model.graph for v in node.outputs if v.name == "a"]
     assert a.shape is None or a.shape == shape
