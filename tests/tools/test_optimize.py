@@ -280,7 +280,7 @@ def test_decisions_are_measured_shown_and_replayed(
     measured = optimize(attention, "-o", first, "--report", report)
     assert measured.code == 0, measured.err
     assert (
-        "attention: Attention for Transpose, 2 MatMul, Mul, Softmax at 1x32x64 float: "
+        "attention: Attention for Transpose, 2 MatMul, Mul, Softmax at 1x128x64 float: "
         in measured.out
     )
     assert "in 1 place (measured" in measured.out
