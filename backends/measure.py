@@ -313,7 +313,7 @@ BATCH = 1
 EXTENT = 32
 """Size given to any other symbolic axis: long enough for a stride of 32, the usual one."""
 PIXELS, TOKENS = 224, 128
-"""What it is where time is taken: along the sides of an image, and of a text or any other series."""
+"""What it is where time is taken: the sides of an image, the length of a text or a series."""
 
 
 def random_feeds(
