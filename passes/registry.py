@@ -81,6 +81,8 @@ BUILT_IN: dict[str, str] = {
     "bfloat16": "burnish.passes.precision:BFloat16",
     "fp8": "burnish.passes.precision:Fp8",
     "mixed-precision": "burnish.passes.quant:MixedPrecision",
+    "fill-depthwise": "burnish.passes.quant.widen:WidenDepthwise",
+    "unfill-depthwise": "burnish.passes.quant.widen:NarrowDepthwise",
     "quant-tables": "burnish.passes.quant:QuantTables",
     "graphsurgeon": "burnish.passes.graphsurgeon:GraphSurgeon",
     "onnx-ir": "burnish.passes.onnxir:OnnxIR",

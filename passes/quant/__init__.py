@@ -20,6 +20,7 @@ from burnish.passes.quant.ready import is_quantized
 from burnish.passes.quant.recipe import Recipe
 from burnish.passes.quant.static import QuantStatic
 from burnish.passes.quant.tables import QuantTables
+from burnish.passes.quant.widen import NarrowDepthwise, WidenDepthwise
 
 __all__ = ["MixedPrecision", "Quant", "QuantDynamic", "QuantStatic", "QuantTables", "is_quantized"]
 
@@ -43,4 +44,7 @@ class Quant(Recipe, Group):
     def expand(self) -> tuple[Pass, ...]:
         """Return the members: products are products, some stay float, and the rest is quantized."""
         options = {item.name: getattr(self, item.name) for item in fields(self)}
-        return (ConvsToProducts(), MixedPrecision(**options), *self.quantizers())
+        search: tuple[Pass, ...] = (MixedPrecision(**options),)
+        if self.mode != "dynamic":
+            search = (WidenDepthwise(), *search, NarrowDepthwise())
+        return (ConvsToProducts(), *search, *self.quantizers())

@@ -53,6 +53,7 @@ from burnish.passes.quant.sensitivity import (
 )
 from burnish.passes.quant.static import OBSERVED, RESIDUAL
 from burnish.passes.quant.weighted import KEEP, SLOWER, Weights, weights_of
+from burnish.passes.quant.widen import FILLED
 from burnish.passes.shapes import infer_shapes
 from burnish.references import resolve_function
 
@@ -127,6 +128,10 @@ class MixedPrecision(Recipe):
             with ctx.rewrite(RULE, nodes[index]) as go:
                 if go:
                     nodes[index].meta[KEEP] = reason
+        if model.meta.get(FILLED):
+            for index in trials.float_depthwise(search.kept):
+                if index in nodes:
+                    nodes[index].meta.setdefault(KEEP, SLOWER)
         if OBSERVED in trials.model.meta:
             model.meta[OBSERVED] = trials.model.meta[OBSERVED]
         ctx.details["mixed_precision"] = search.summary()
@@ -169,6 +174,14 @@ class _Trials:
     def quantized(self, float_: Collection[int]) -> ir.Model:
         """Return a copy in which operators of these numbers stay float."""
         return self._quantized(float_)[0] if float_ else self.whole
+
+    def float_depthwise(self, float_: Collection[int]) -> list[int]:
+        """Return the depthwise convolutions that are float if these are: nothing beside is int8."""
+        copy = _copy(self.model)
+        nodes = _walk(copy)
+        depthwise = [index for index, node in enumerate(nodes) if is_depthwise(node)]
+        self._quantize(copy, nodes, float_)
+        return [index for index in depthwise if _takes_float(nodes[index])]
 
     def try_residual(self, faster: Callable[[ir.Model, ir.Model], bool]) -> None:
         """Compute residual sums in int8 if that is faster and adds little to the error.
@@ -262,6 +275,18 @@ class _Trials:
     ) -> tuple[ir.Model, list[int], list[int]]:
         copy = _copy(self.model)
         nodes = _walk(copy)
+        self._quantize(copy, nodes, float_, progress)
+        int8 = [(i, node.op_type) for i, node in enumerate(nodes) if _is_int8(node)]
+        regions = [i for i, op in int8 if op in _OPS]
+        return copy, regions, [i for i, op in int8 if op in COMPUTING]
+
+    def _quantize(
+        self,
+        copy: ir.Model,
+        nodes: list[ir.Node],
+        float_: Collection[int],
+        progress: Progress | None = None,
+    ) -> None:
         for index in float_:
             nodes[index].meta[KEEP] = SLOWER
         if self.residual:
@@ -271,9 +296,6 @@ class _Trials:
             ctx.progress = progress
         for item in self.recipe.quantizers():
             item.run(copy, ctx)
-        int8 = [(i, node.op_type) for i, node in enumerate(nodes) if _is_int8(node)]
-        regions = [i for i, op in int8 if op in _OPS]
-        return copy, regions, [i for i, op in int8 if op in COMPUTING]
 
     def _context(self) -> PassContext:
         """Return a context of their own: what they report is no part of the build."""
@@ -291,6 +313,12 @@ def _copy(model: ir.Model) -> ir.Model:
 
 def _walk(model: ir.Model) -> list[ir.Node]:
     return [node for graph in model.graphs() for node in graph]
+
+
+def _takes_float(node: ir.Node) -> bool:
+    """Whether an operator is there and its input is not dequantized."""
+    maker = node.inputs[0].producer() if node.graph is not None and node.inputs[0] else None
+    return node.graph is not None and (maker is None or maker.op_type != "DequantizeLinear")
 
 
 def _is_int8(node: ir.Node) -> bool:

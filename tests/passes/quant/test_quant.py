@@ -35,13 +35,15 @@ MIXED_WEIGHTS = {"w1": (32, 8, 1, 1), "w2": (32, 20), "b2": (20,)}
 def test_expansion_and_text() -> None:
     auto = Pipeline.parse("quant{calibrate=entropy exclude=head.*}").expand()
     assert str(auto) == (
-        "convs-to-products,mixed-precision{calibrate=entropy exclude=head.*},"
+        "convs-to-products,fill-depthwise,mixed-precision{calibrate=entropy exclude=head.*},"
+        "unfill-depthwise,"
         "quant-static{calibrate=entropy ops=Conv along=MatMul,Gemm exclude=head.* optional=true},"
         "quant-dynamic{exclude=head.*},quant-tables{exclude=head.*}"
     )
     assert Pipeline.parse(str(auto)) == auto
     assert str(Pipeline.of("quant{mode=static}").expand()) == (
-        "convs-to-products,mixed-precision{mode=static},quant-static,quant-tables"
+        "convs-to-products,fill-depthwise,mixed-precision{mode=static},unfill-depthwise,"
+        "quant-static,quant-tables"
     )
     assert str(Pipeline.of("quant{mode=dynamic}").expand()) == (
         "convs-to-products,mixed-precision{mode=dynamic},quant-dynamic,quant-tables"
