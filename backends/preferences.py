@@ -57,7 +57,7 @@ PREFERENCES: dict[str, Preferences] = {
         Preference("DepthToSpace-phases", True, 1.37, _FLOAT),
         Preference("ConvTranspose-phases", True, 1.53, _FLOAT),
         Preference("Conv-pointwise", True, 1.12, _FLOAT),
-        Preference("Conv-product", False, 1.02),
+        Preference("Conv-product", False, 0.99),
         Preference("DepthToSpace-runs", True, 1.20, _FLOAT),
         Preference("microsoft.MultiHeadAttention", False, 0.97),
         Preference("microsoft.GroupQueryAttention", False, 0.94),

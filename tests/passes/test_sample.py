@@ -47,6 +47,8 @@ BEYOND_CHANCE = {
     *("pointwise-before-resize", "split-concat", "bias-before-split", "matmul-of-joined"),
     *("matmul-of-rows", "rotary-joins-heads", "rotary-part", "size-times-over"),
     *("bound-again", "decided-logic", "gather-all"),
+    *("activation-before-depth-to-space", "conv-of-upsampled-parts", "depth-to-space-by-runs"),
+    *("phases-first", "transposed-pair"),
     # Written for targets that prefer them alone.
     *("bias-gelu", "embed-layer-norm", "skip-layer-norm", "skip-rms-norm"),
 }
