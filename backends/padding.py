@@ -128,14 +128,15 @@ class Padding:
             InputError: an input or output named is not there.
             VerificationError: padding changes an output.
         """
-        from burnish.backends import measure, numeric, onnxruntime
+        from burnish.backends import numeric, onnxruntime
+        from burnish.backends.feeds import random_array
 
         self._check_names(model)
         rng = np.random.default_rng(0)
         with onnxruntime.session(model, optimize="off") as session:
             for profile in profiles:
                 feeds = {
-                    spec.name: measure.random_array(
+                    spec.name: random_array(
                         rng, spec.name, spec.dtype, _half(spec.shape, profile.inputs[spec.name].max)
                     )
                     for spec in session.inputs

@@ -122,7 +122,7 @@ def partition(
         InputError: there are too few nodes, or it does not run.
         VerificationError: the stages do not compute what the model does.
     """
-    from burnish.backends import measure
+    from burnish.backends.feeds import random_feeds
     from burnish.backends.onnxruntime import session
     from burnish.passes.shapes import infer_shapes
 
@@ -138,7 +138,7 @@ def partition(
             hint="ask for fewer",
         )
     with session(model) as whole:
-        feeds = measure.random_feeds(whole, seed, dims)
+        feeds = random_feeds(whole, seed, dims)
         expected = whole.run(feeds)
     costs = graph.operations() if cost == "flops" else _times(model, graph.nodes, feeds)
     found = extract(model, graph, costs, _assign(graph, costs, stages, balance), stages)

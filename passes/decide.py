@@ -194,7 +194,7 @@ class Decisions:
         Raises:
             InputError: `replay` cannot be used.
         """
-        from burnish.backends.measure import input_specs
+        from burnish.backends.feeds import input_specs
 
         earlier = None if replay is None else Replay.load(Path(replay))
         specs = input_specs(model)
@@ -205,7 +205,7 @@ class Decisions:
     @functools.cached_property
     def sample(self) -> Sample:
         """What inputs the model is measured for."""
-        from burnish.backends.measure import symbol_sizes
+        from burnish.backends.feeds import symbol_sizes
 
         feeds = {} if self.calibration is None else next(iter(self.calibration), {})
         sizes = {

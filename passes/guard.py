@@ -124,7 +124,7 @@ class Guard(Instrument):
 
         A declared size that is wrong for every input but the first is found by no other means.
         """
-        from burnish.backends.measure import BATCH, random_feeds, random_run
+        from burnish.backends.feeds import BATCH, random_feeds, random_run
 
         first = random_run(session, self.seed)
         self._feeds.append(first.feeds)

@@ -54,7 +54,7 @@ class Sample:
 
     def array(self, value: ir.Value, rng: np.random.Generator) -> np.ndarray:
         """Return what a value may be on this sample; random but for inputs that were given."""
-        from burnish.backends.measure import random_array
+        from burnish.backends.feeds import random_array
 
         given = self.feeds.get(value.name or "") if value.is_graph_input() else None
         if given is not None:

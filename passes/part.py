@@ -153,7 +153,7 @@ def check_types(values: Iterable[ir.Value]) -> None:
 
 def _stand_in(tensor: ir.TensorProtocol, rng: np.random.Generator | None) -> ir.TensorProtocol:
     """Return a small tensor itself; for a large one, which is not read, numbers or zeros."""
-    from burnish.backends.measure import random_array
+    from burnish.backends.feeds import random_array
 
     if tensor.nbytes <= _REAL_BYTES:
         return tensor

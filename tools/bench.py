@@ -146,7 +146,7 @@ class _Variant:
 
     def dims(self, seed: int, given: Mapping[str, int]) -> dict[str, int]:
         """Sizes of all symbolic dimensions that it runs with."""
-        from burnish.backends.measure import random_run, symbol_sizes
+        from burnish.backends.feeds import random_run, symbol_sizes
 
         inputs = self.inputs()
         symbols = ", ".join(symbol_sizes(inputs, given))
@@ -162,18 +162,18 @@ class _Variant:
                 ) from error
 
     def feeds(self, seed: int, dims: Mapping[str, int]) -> dict[str, Any]:
-        from burnish.backends.measure import random_feeds
+        from burnish.backends.feeds import random_feeds
 
         return random_feeds(_Inputs(self.inputs()), seed, self._own(dims))
 
     def memory(self, seed: int, dims: Mapping[str, int]) -> int:
-        from burnish.backends.measure import inference_memory
+        from burnish.backends.memory import inference_memory
 
         own = self._own(dims)
         return inference_memory(self._model(), seed=seed, dims=own, threads=self.threads).peak
 
     def _own(self, dims: Mapping[str, int]) -> dict[str, int]:
-        from burnish.backends.measure import symbol_sizes
+        from burnish.backends.feeds import symbol_sizes
 
         known = symbol_sizes(self.inputs(), {})
         return {name: size for name, size in dims.items() if name in known}

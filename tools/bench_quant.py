@@ -23,6 +23,7 @@ import numpy as np
 from burnish.api import optimize
 from burnish.backends import measure, onnxruntime
 from burnish.backends.census import census
+from burnish.backends.memory import inference_memory, peak_memory
 from burnish.backends.target import Target
 from burnish.errors import InputError
 from burnish.files import write_aside
@@ -42,7 +43,7 @@ def calibration(folder: Path) -> list[list[str]]:
     "Above the model" is what it takes beyond loading the model and running it once.
     """
     path = write_bert(folder / "bert-base.onnx")
-    base = measure.inference_memory(path, dims={"batch": 1, "sequence": _SEQUENCE}).peak
+    base = inference_memory(path, dims={"batch": 1, "sequence": _SEQUENCE}).peak
     rows = [["calibration", "samples", "peak memory", "above the model"]]
     rows.append(["one inference, nothing observed", "1", size(base), ""])
     runs: list[tuple[str, Callable[[str, int], object], tuple[int, ...]]] = [
@@ -55,7 +56,7 @@ def calibration(folder: Path) -> list[list[str]]:
     ]
     for label, calibrate, counts in runs:
         for count in counts:
-            peak = measure.peak_memory(functools.partial(calibrate, str(path), count))
+            peak = peak_memory(functools.partial(calibrate, str(path), count))
             rows.append([label, str(count), size(peak), size(peak - base)])
     return rows
 

@@ -28,6 +28,7 @@ import onnx_ir as ir
 
 from burnish.api import versions
 from burnish.backends import measure, onnxruntime
+from burnish.backends.feeds import random_array, random_feeds
 from burnish.files import write_aside
 from burnish.tools import decoder, zoo
 from burnish.tools.present import show, size
@@ -170,12 +171,9 @@ def timed_feeds(name: str, session: onnxruntime.Session) -> dict[str, Any]:
     """Return random inputs of a model of the zoo, of the sizes it is timed with."""
     shape = _SHAPES.get(name)
     if shape is None:
-        return measure.random_feeds(session, seed=0)
+        return random_feeds(session, seed=0)
     rng = np.random.default_rng(0)
-    return {
-        spec.name: measure.random_array(rng, spec.name, spec.dtype, shape)
-        for spec in session.inputs
-    }
+    return {spec.name: random_array(rng, spec.name, spec.dtype, shape) for spec in session.inputs}
 
 
 def scaling(folder: Path) -> list[list[str]]:

@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from burnish import frontends
-from burnish.backends import measure, numeric, onnxruntime
+from burnish.backends import numeric, onnxruntime
 from burnish.backends.artifact.folder import LoadedArtifact, load_artifact
 from burnish.backends.artifact.manifest import Manifest, check_files, digests, read
+from burnish.backends.feeds import random_feeds
 from burnish.errors import InputError, UnavailableError, VerificationError
 
 if TYPE_CHECKING:
@@ -92,7 +93,7 @@ def verify_artifact(
     except UnavailableError as error:
         return Verdict(manifest, count, size, skipped=str(error))
     with artifact, onnxruntime.session(loaded.model, optimize="off") as original:
-        given = [measure.random_feeds(artifact, seed=seed)] if samples is None else samples
+        given = [random_feeds(artifact, seed=seed)] if samples is None else samples
         errors = [
             _compare(artifact, original, sample, loaded.model, max_error)
             for sample in itertools.islice(given, _SAMPLES)

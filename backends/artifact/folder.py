@@ -150,7 +150,7 @@ _TUNED = ("onnx", "onnx-optimized", "ort")
 
 
 def _tuned(plan: Plan, model: ir.Model) -> tuple[Plan, tuple[Trial, ...]]:
-    from burnish.backends.measure import random_feeds
+    from burnish.backends.feeds import random_feeds
     from burnish.backends.tune import tune
 
     first = plan.profiles[0].inputs if plan.profiles else {}

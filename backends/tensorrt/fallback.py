@@ -370,7 +370,7 @@ class _Inputs:
 
 def _requests(model: ir.Model, profiles: Sequence[Profile]) -> list[_Request]:
     """Random inputs at the ends of each profile, the most important first, which comes twice."""
-    from burnish.backends.measure import input_specs, random_feeds
+    from burnish.backends.feeds import input_specs, random_feeds
 
     specs = input_specs(model)
     found = []

@@ -265,7 +265,7 @@ def _computes(target: Target, model: ir.Model, dtype: ir.DataType) -> bool:
 
 
 def _random_samples(model: ir.Model, seed: int) -> CalibrationSource:
-    from burnish.backends.measure import random_run
+    from burnish.backends.feeds import random_run
     from burnish.backends.onnxruntime import session
 
     with session(model, prepack=False) as loaded:

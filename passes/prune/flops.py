@@ -85,7 +85,7 @@ class Sizes:
     """
 
     def __init__(self, model: ir.Model, dims: Mapping[str, int] | None = None) -> None:
-        from burnish.backends.measure import BATCH, EXTENT, input_specs, symbol_sizes
+        from burnish.backends.feeds import BATCH, EXTENT, input_specs, symbol_sizes
 
         self.bindings = {**symbol_sizes(input_specs(model), {}), **(dims or {})}
         self._known: dict[str, int | None] = {}

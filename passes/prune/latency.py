@@ -85,7 +85,8 @@ class Stopwatch:
 
     def _timed(self, variant: ir.Model) -> Answer:
         from burnish.backends.answers import Answer
-        from burnish.backends.measure import compare, random_run
+        from burnish.backends.feeds import random_run
+        from burnish.backends.measure import compare
         from burnish.backends.onnxruntime import session
 
         samples = self.ctx.calibration

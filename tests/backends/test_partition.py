@@ -12,7 +12,8 @@ import onnx_ir as ir
 import pytest
 
 from burnish import api
-from burnish.backends import measure, numeric
+from burnish.backends import numeric
+from burnish.backends.feeds import random_feeds
 from burnish.backends.onnxruntime import session
 from burnish.backends.partition import partition, write
 from burnish.errors import InputError
@@ -145,5 +146,5 @@ def test_real_models_are_balanced_and_compose(name: str, stages: int) -> None:
     found = partition(api.load(path), stages)
     assert found.imbalance < 0.15
     with session(path) as whole:
-        feeds = measure.random_feeds(whole, seed=7)
+        feeds = random_feeds(whole, seed=7)
         assert numeric.compare_outputs(whole.run(feeds), found.run(feeds)).ok

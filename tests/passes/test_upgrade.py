@@ -14,7 +14,8 @@ import onnx.backend.test.loader
 import onnx_ir as ir
 import pytest
 
-from burnish.backends import measure, onnxruntime
+from burnish.backends import onnxruntime
+from burnish.backends.feeds import random_feeds
 from burnish.backends.numeric import compare_outputs
 from burnish.backends.target import Target
 from burnish.errors import BurnishError, InputError
@@ -38,7 +39,7 @@ def check(opset: int, text: str, to: int = 21) -> ir.Model:
     assert after.opset_imports[""] == to
     onnx.checker.check_model(ir.to_proto(after), full_check=True)
     with onnxruntime.session(before) as old, onnxruntime.session(after) as new:
-        feeds = measure.random_feeds(old, seed=0)
+        feeds = random_feeds(old, seed=0)
         difference = compare_outputs(old.run(feeds), new.run(feeds), rtol=0, atol=0)
     assert difference.ok, difference
     return after
@@ -455,7 +456,7 @@ def test_classic_models(path: Path) -> None:
     before, after = load(path).model, load(path).model
     upgrade(after, 21)
     with onnxruntime.session(before) as old, onnxruntime.session(after) as new:
-        feeds = measure.random_feeds(old, seed=0)
+        feeds = random_feeds(old, seed=0)
         difference = compare_outputs(old.run(feeds), new.run(feeds), rtol=0, atol=0)
     assert difference.ok, difference
 

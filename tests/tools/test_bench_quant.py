@@ -9,7 +9,7 @@ from pathlib import Path
 
 import onnx_ir as ir
 
-from burnish.backends import measure
+from burnish.backends.memory import peak_memory
 from burnish.testing import parse
 from burnish.tools import bench_quant
 from burnish.tools.bench_quant import calibrate_by_burnish
@@ -30,8 +30,7 @@ def test_memory_is_flat_in_the_number_of_samples(tmp_path: Path) -> None:
     path = tmp_path / "model.onnx"
     ir.save(parse(text.replace("WEIGHTS", weights)), path)
     few, many = (
-        measure.peak_memory(functools.partial(calibrate_by_burnish, str(path), count))
-        for count in (4, 64)
+        peak_memory(functools.partial(calibrate_by_burnish, str(path), count)) for count in (4, 64)
     )
     assert many - few < 16e6
 

@@ -15,7 +15,7 @@ def structure(model: Path, files: Mapping[str, Path]) -> Task:  # noqa: ARG001 -
     def feeds(count: int, seed: int) -> Iterator[Arrays]:
         import onnx_ir as ir
 
-        from burnish.backends.measure import random_feeds
+        from burnish.backends.feeds import random_feeds
 
         loaded = ir.load(model)
         return (random_feeds(loaded, seed + index) for index in range(count))

@@ -17,9 +17,10 @@ from click.testing import CliRunner
 
 import burnish
 from burnish import api
-from burnish.backends import measure, numeric
+from burnish.backends import numeric
 from burnish.backends.artifact.folder import Plan
 from burnish.backends.artifact.manifest import read
+from burnish.backends.feeds import random_feeds
 from burnish.backends.onnxruntime import session
 from burnish.backends.profiles import Profile, Range
 from burnish.backends.tensorrt import build, fallback, plan, profiles
@@ -359,6 +360,6 @@ def test_parts_compute_on_a_gpu_what_the_model_does(made: Made, tmp_path: Path) 
     )
     burnish.optimize(model, "fuse", target="tensorrt-rtx", artifact=wanted)
     with burnish.load_artifact(tmp_path / "a") as loaded, session(model) as whole:
-        feeds = measure.random_feeds(whole, seed=3, dims={"N": 4})
+        feeds = random_feeds(whole, seed=3, dims={"N": 4})
         expected, got = whole.run(feeds)["y"], loaded.run(feeds)["y"]
     np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-4)

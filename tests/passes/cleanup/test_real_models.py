@@ -10,7 +10,7 @@ import onnx_ir as ir
 import pytest
 
 from burnish import frontends
-from burnish.backends import measure
+from burnish.backends.feeds import random_feeds
 from burnish.backends.onnxruntime import session
 from burnish.errors import MissingExtraError
 from burnish.testing import rewrites, run_pass
@@ -63,7 +63,7 @@ def test_cleanup_keeps_every_bit_and_rests(name: str) -> None:
     model = load(name)
     original = model.clone()
     with session(original) as running:
-        feeds = measure.random_feeds(running, seed=0)
+        feeds = random_feeds(running, seed=0)
         expected = running.run(feeds)
     run_pass("cleanup", model)
     assert dict(model.metadata_props) == dict(original.metadata_props)

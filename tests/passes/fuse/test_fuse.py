@@ -15,7 +15,8 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from burnish.backends import measure, numeric, onnxruntime
+from burnish.backends import numeric, onnxruntime
+from burnish.backends.feeds import random_feeds
 from burnish.frontends import load
 from burnish.passes.constant import as_array
 from burnish.passes.edit import replace_value
@@ -202,7 +203,7 @@ def test_what_is_found_in_real_models(
     with onnxruntime.session(original) as old, onnxruntime.session(model) as new:
         # On noise, a text detector finds nothing: what it gives are the rounding errors of Sigmoid.
         pages = name.startswith("ppocr")
-        feeds = next(iter(zoo.feeds(name, 1))) if pages else measure.random_feeds(old, seed=0)
+        feeds = next(iter(zoo.feeds(name, 1))) if pages else random_feeds(old, seed=0)
         difference = numeric.compare_outputs(old.run(feeds), new.run(feeds))
     assert difference.ok, str(difference)
 

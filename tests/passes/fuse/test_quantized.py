@@ -11,7 +11,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from burnish.backends import measure, onnxruntime
+from burnish.backends import onnxruntime
+from burnish.backends.feeds import random_feeds
 from burnish.backends.target import Target
 from burnish.passes.fuse.quantized import (
     FuseQuantized,
@@ -35,7 +36,7 @@ def _exact(what: object, text: str, ops: list[str], signature: str = "float[2,3,
     run_pass(what, model)  # type: ignore[arg-type]
     assert [node.op_type for node in model.graph] == ops
     with onnxruntime.session(original) as old, onnxruntime.session(model) as new:
-        feeds = {name: 10 * item for name, item in measure.random_feeds(old, seed=0).items()}
+        feeds = {name: 10 * item for name, item in random_feeds(old, seed=0).items()}
         np.testing.assert_array_equal(old.run(feeds)["y"], new.run(feeds)["y"])
 
 

@@ -9,7 +9,8 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from burnish.backends import measure, numeric, onnxruntime
+from burnish.backends import numeric, onnxruntime
+from burnish.backends.feeds import random_feeds
 from burnish.passes.prune.coupling import couplings_of
 from burnish.passes.prune.cut import Cut
 from burnish.passes.prune.units import Units
@@ -67,7 +68,7 @@ def _proof(
     if removed.size:
         assert _parameters(shrunk) < _parameters(masked)
     with onnxruntime.session(shrunk) as small, onnxruntime.session(masked) as large:
-        feeds = measure.random_feeds(small, seed, dims)
+        feeds = random_feeds(small, seed, dims)
         difference = numeric.compare_outputs(large.run(feeds), small.run(feeds))
     assert difference.ok, str(difference)
     return int(removed.size)

@@ -257,7 +257,7 @@ def test_what_is_no_block_stays(name: str, weighted: Weighted) -> None:
 
 
 def _of(model: ir.Model) -> CalibrationSource:
-    from burnish.backends.measure import random_feeds
+    from burnish.backends.feeds import random_feeds
 
     feeds = [random_feeds(model, seed) for seed in range(4)]
     return CalibrationSource.from_iterable(lambda: feeds, model.graph.inputs)

@@ -10,7 +10,8 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from burnish.backends import measure, onnxruntime
+from burnish.backends import onnxruntime
+from burnish.backends.feeds import random_feeds
 from burnish.backends.target import Target
 from burnish.errors import BudgetError, InputError
 from burnish.passes.calibration import CalibrationSource
@@ -65,7 +66,7 @@ def test_channels_are_cut_with_all_that_is_coupled(weighted: Weighted) -> None:
         "w4": [2048, 40],
     }
     with onnxruntime.session(model) as running:
-        assert running.run(measure.random_feeds(running, 0, {"N": 3}))["y"].shape == (3, 5)
+        assert running.run(random_feeds(running, 0, {"N": 3}))["y"].shape == (3, 5)
 
 
 def test_neurons_and_channels_behind_flatten(weighted: Weighted) -> None:
@@ -238,7 +239,7 @@ def test_both_orders_work(weighted: Weighted, text: str) -> None:
     model = weighted(NETWORK)
     run_pass(text.replace("quant", "quant-dynamic"), model)
     with onnxruntime.session(model) as running:
-        assert running.run(measure.random_feeds(running, 0, {"N": 2}))["y"].shape == (2, 5)
+        assert running.run(random_feeds(running, 0, {"N": 2}))["y"].shape == (2, 5)
 
 
 def test_equal_biases_of_two_layers_do_not_couple_them(weighted: Weighted) -> None:

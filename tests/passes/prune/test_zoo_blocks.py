@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from burnish import frontends
-from burnish.backends import measure, onnxruntime
+from burnish.backends import onnxruntime
+from burnish.backends.feeds import random_feeds
 from burnish.passes.calibration import CalibrationSource
 from burnish.passes.prune.residual import find_blocks, without
 from burnish.passes.shapes import infer_shapes
@@ -41,7 +42,7 @@ def _check(path: Path, pipeline: str, count: int, dims: dict[str, int]) -> None:
     assert verify(shallow) == []
     assert len(shallow.graph) <= len(model.graph) - sum(len(block.nodes) for block in blocks)
     with onnxruntime.session(model) as whole, onnxruntime.session(shallow) as rest:
-        feeds = measure.random_feeds(whole, 0, dims)
+        feeds = random_feeds(whole, 0, dims)
         before, after = whole.run(feeds), rest.run(feeds)
     assert {k: v.shape for k, v in before.items()} == {k: v.shape for k, v in after.items()}
 

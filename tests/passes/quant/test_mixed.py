@@ -15,7 +15,9 @@ import burnish
 from burnish.backends.target import Target
 from burnish.errors import InputError
 from burnish.passes.context import PassContext
-from burnish.passes.quant.mixed import INACCURATE, MixedPrecision, _Trials
+from burnish.passes.quant.mixed import MixedPrecision
+from burnish.passes.quant.search import INACCURATE
+from burnish.passes.quant.trials import Trials
 from burnish.passes.quant.weighted import SLOWER
 from burnish.passes.shapes import infer_shapes
 
@@ -213,7 +215,7 @@ def test_beginnings_end_where_maps_change(build: Build, samples: Samples) -> Non
     model = build(STAGES, **STAGE_WEIGHTS)
     ctx = PassContext(Target.parse("cpu"), samples(model, 2, 8, 32, 32))
     infer_shapes(model)
-    trials = _Trials(MixedPrecision(), model, ctx, None)
+    trials = Trials(MixedPrecision(), model, ctx, ctx.calibration)
     found = [[trials.describe(index) for index in piece] for piece in trials.beginnings()]
     assert [piece[-1] for piece in found] == ["c", "f"]
     assert [len(piece) for piece in found] == [3, 6]

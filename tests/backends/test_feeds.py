@@ -1,0 +1,136 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Inputs that are made up fit the model, and follow the seed."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+
+from burnish.backends.feeds import (
+    BATCH,
+    EXTENT,
+    PIXELS,
+    TOKENS,
+    random_feeds,
+    random_run,
+    symbol_sizes,
+)
+from burnish.backends.onnxruntime import TensorSpec, session
+from burnish.errors import BurnishError, InputError
+from burnish.testing import parse
+
+TYPES = """g (float[batch,3,H,W] image, int64[batch,seq] input_ids, int64[batch,seq] attention_mask,
+    int32[2] i, uint8[9,9] pixels, int8[99] q, bool[64] flags, float16[2] half, bfloat16[2] brain,
+    double[2] d, float scalar, float[2,?] unknown)
+    => (float[batch,3,H,W] y) { y = Neg(image) }"""
+
+
+@pytest.mark.parametrize("loaded", [False, True])
+def test_feeds_fit_the_model(loaded: bool) -> None:
+    model = parse(TYPES)
+    source = session(model) if loaded else model
+    feeds = random_feeds(source)
+    assert feeds["image"].shape == (BATCH, 3, EXTENT, EXTENT)
+    assert feeds["input_ids"].shape == (BATCH, EXTENT)
+    assert feeds["scalar"].shape == ()
+    assert feeds["unknown"].shape == (2, EXTENT)
+    assert set(np.unique(feeds["input_ids"])) == {0, 1}
+    assert feeds["attention_mask"].all()
+    assert feeds["pixels"].max() > 200
+    assert feeds["q"].min() < -64
+    assert 0 < feeds["flags"].sum() < 64
+    assert session(model).run(feeds)["y"].shape == feeds["image"].shape
+
+
+def test_strings_are_words() -> None:
+    model = parse("g (string[4,N] words) => (string[4,N] y) { y = Identity(words) }")
+    assert session(model).run(random_feeds(model))["y"].shape == (4, EXTENT)
+
+
+def test_feeds_follow_the_seed() -> None:
+    model = parse(TYPES)
+    one, same, other = random_feeds(model, 1), random_feeds(model, 1), random_feeds(model, 2)
+    assert all(np.array_equal(one[name], same[name]) for name in one)
+    assert not np.array_equal(one["image"], other["image"])
+
+
+def test_sizes_and_ranges_can_be_given() -> None:
+    feeds = random_feeds(
+        parse(TYPES), dims={"batch": 4, "seq": 7}, ranges={"input_ids": (5, 9), "image": (0, 0.5)}
+    )
+    assert feeds["image"].shape[0] == 4
+    assert feeds["input_ids"].shape == (4, 7)
+    assert set(np.unique(feeds["input_ids"])) == {5, 6, 7, 8, 9}
+    assert 0 <= feeds["image"].min() < feeds["image"].max() < 0.5
+
+
+def test_a_symbol_is_one_size_wherever_it_stands() -> None:
+    feeds = random_feeds(parse("g (float[3,N] x, float[N] z) => (float[3,N] y) { y = Add(x, z) }"))
+    assert feeds["x"].shape[1] == feeds["z"].shape[0] == BATCH
+
+
+def test_sizes_without_a_name_are_called_as_on_import() -> None:
+    assert random_feeds(parse(TYPES), dims={"unknown_dim_1": 5})["unknown"].shape == (2, 5)
+
+
+@pytest.mark.parametrize(
+    ("text", "sizes"),
+    [
+        ("g (float[N,M] x) => (float[N,M] y) { y = Neg(x) }", {"N": 1, "M": 32}),
+        ("g (float[A,B] x, float[C,D] z) => (float[E,F] y) { y = MatMul(x, z) }", 32),
+        ("g (float[1,N] x, float[1,M] z) => (float[1,M] y) { s = Shape(x) y = Expand(z, s) }", 32),
+        (
+            "g (float[A,B] x) => (float[A,C] y) <int64[4] pads = {0, 99, 0, 0}>"
+            '{ y = Pad<mode="reflect">(x, pads) }',
+            {"A": 1, "B": 128},
+        ),
+        (
+            "g (float[N,7] x, float[M,7] z, int64[M,A] i) => (float[N,7] y)"
+            "{ g = GatherND<batch_dims=1>(x, i)  s = Unsqueeze(g, one) y = Add(x, s) }".replace(
+                "=> (float[N,7] y)", "=> (float[N,7] y) <int64[1] one = {1}>"
+            ),
+            1,
+        ),
+    ],
+)
+def test_a_model_is_run_at_the_first_sizes_it_runs_at(
+    text: str, sizes: int | dict[str, int]
+) -> None:
+    found = random_run(session(parse(text)))
+    wanted = sizes if isinstance(sizes, dict) else dict.fromkeys(found.sizes, sizes)
+    assert found.sizes == wanted
+    assert all(array.ndim for array in found.outputs.values())
+
+
+def test_a_model_that_runs_at_no_size_says_why_at_the_usual_ones() -> None:
+    text = "g (float[N,M] x, float[7,5] z) => (float[N,5] y) { y = MatMul(x, z) }"
+    with pytest.raises(BurnishError, match="MatMul dimension mismatch"):
+        random_run(session(parse(text)))
+    assert random_run(session(parse(text)), dims={"M": 7}).sizes == {"N": 1, "M": 7}
+    with pytest.raises(InputError, match="no input has a dimension 'K'"):
+        random_run(session(parse(text)), dims={"K": 7})
+
+
+def test_weights_listed_as_inputs_are_not_fed() -> None:
+    model = parse("g (float[2] x, float[2] w) => (float[2] y) { y = Add(x, w) }")
+    value = model.graph.inputs[1]
+    value.const_value = ir.tensor(np.ones(2, np.float32), name="w")
+    model.graph.register_initializer(value)
+    assert list(random_feeds(model)) == ["x"]
+
+
+def test_wrong_sizes_and_strange_inputs_are_named() -> None:
+    with pytest.raises(InputError, match=r"no input has a dimension 'bacth'.*batch, H, W, seq"):
+        random_feeds(parse(TYPES), dims={"bacth": 2})
+    sequence = parse("g (seq(float[2]) s) => (int64 n) { n = SequenceLength(s) }")
+    for source in (sequence, session(sequence)):
+        with pytest.raises(InputError, match="'s' is not a tensor"):
+            random_feeds(source)
+
+
+def test_typical_sizes_are_those_of_images_and_texts() -> None:
+    image = TensorSpec("image", ir.DataType.FLOAT, ("N", 3, "H", 48))
+    text = TensorSpec("ids", ir.DataType.INT64, ("N", "S"))
+    assert symbol_sizes([image, text], {}, typical=True) == {"N": BATCH, "H": PIXELS, "S": TOKENS}
+    assert symbol_sizes([image, text], {"S": 7}) == {"N": BATCH, "H": EXTENT, "S": 7}
