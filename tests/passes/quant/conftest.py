@@ -97,3 +97,21 @@ def error() -> Error:
         return worst
 
     return difference
+
+
+@pytest.fixture
+def pairs_are_whole() -> Callable[[ir.Model], None]:
+    """Each quantized value is dequantized and each dequantized one used; no constant is left."""
+
+    def check(model: ir.Model) -> None:
+        for node in model.graph:
+            if node.op_type == "QuantizeLinear":
+                assert [user.op_type for user in node.outputs[0].consumers()] == [
+                    "DequantizeLinear"
+                ]
+            for value in node.outputs:
+                assert value.uses() or value.is_graph_output(), f"{node.name} dangles"
+        for value in model.graph.initializers.values():
+            assert value.uses(), f"initializer {value.name} is left over"
+
+    return check
