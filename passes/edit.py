@@ -94,7 +94,8 @@ class Names:
 
     def __init__(self, graph: ir.Graph) -> None:
         self._taken: set[str] = set()
-        for each in (graph, *graph.subgraphs()):
+        self.graphs = (graph, *graph.subgraphs())
+        for each in self.graphs:
             self._taken |= {value.name for value in each.inputs if value.name}
             self._taken |= set(each.initializers)
             for node in each:
@@ -122,9 +123,10 @@ def names_of(graph: ir.Graph) -> Names:
     A graph does not know what is around it: ask for those of the outermost one first.
     """
     found: Names | None = graph.meta.get(_NAMES)
-    if found is None:
+    # A clone takes the entry over, but has to give names as if it were alone.
+    if found is None or not any(each is graph for each in found.graphs):
         found = Names(graph)
-        for each in (graph, *graph.subgraphs()):
+        for each in found.graphs:
             each.meta[_NAMES] = found
     return found
 

@@ -249,7 +249,8 @@ def _timed(before: ir.Model, after: ir.Model, feeds: Mapping[str, np.ndarray]) -
 
 def _compared(before: ir.Model, after: ir.Model, feeds: Mapping[str, np.ndarray]) -> Answer:
     from burnish.backends.answers import Answer
-    from burnish.backends.measure import compare, random_run
+    from burnish.backends.feeds import random_run
+    from burnish.backends.measure import compare
 
     try:
         with open_session(before) as old, open_session(after) as new:

@@ -103,7 +103,8 @@ class Trials:
         )
         if self.residual:
             self.whole, self.regions, self.between = rounded, regions, between
-            self.model.meta[OBSERVED] = rounded.meta[OBSERVED]
+            if OBSERVED in rounded.meta:
+                self.model.meta[OBSERVED] = rounded.meta[OBSERVED]
 
     def _error(self, model: ir.Model) -> float:
         with open_session(model) as session:

@@ -239,3 +239,12 @@ class TestNames:
         other.outputs[0].name = "mine"
         replace_value(made.outputs[0], other.outputs[0])
         assert other.outputs[0].name == "mine"
+
+
+def test_a_clone_gives_the_names_that_the_original_would() -> None:
+    model = parse("g (float[2] x) => (float[2] y) { y = Relu(x) }")
+    names_of(model.graph)
+    clone = model.clone()
+    assert names_of(clone.graph).fresh("new") == "new"
+    assert names_of(model.graph).fresh("new") == "new"
+    assert names_of(clone.graph).fresh("new") == "new_1"
