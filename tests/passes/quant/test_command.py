@@ -188,7 +188,8 @@ def score(run):
     calls += 1
     if calls == 2 + 6 + 2:
         pathlib.Path("waiting").touch()
-        time.sleep(600)
+        for _ in range(6000):  # a signal just before a sleep does not end it
+            time.sleep(0.1)
     y = run({"x": x})["y"]
     if expected is None:
         expected = y
