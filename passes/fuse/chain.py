@@ -57,7 +57,7 @@ def product_of(node: ir.Node) -> Product | None:
         for inner, bias in (node.inputs, node.inputs[::-1]):
             maker = inner.producer() if inner is not None and _has_one_user(inner) else None
             found = product_of(maker) if maker is not None and maker.op_type == "MatMul" else None
-            if found is not None and _is_vector(bias, found.weights.shape):
+            if found is not None and _is_vector(bias, found.weights.shape, found.x):
                 return Product((node, *found.nodes), found.x, found.weights, bias)
         return None
     if node.op_type not in ("Gemm", "MatMul"):
@@ -73,17 +73,18 @@ def product_of(node: ir.Node) -> Product | None:
     shape = ir.Shape(reversed(tensor.shape.numpy())) if turned else weights.shape
     bias = rest[0] if rest else None
     plain = numbers == (1.0, 1.0) and not node.attributes.get_int("transA", 0)
-    if not plain or not (bias is None or _is_vector(bias, shape)):
+    if not plain or not (bias is None or _is_vector(bias, shape, x)):
         return None
     return Product((node,), x, weights, bias, turned)
 
 
-def _is_vector(bias: ir.Value | None, weights: ir.Shape | None) -> bool:
-    """Whether a value is a constant for each of the output channels."""
+def _is_vector(bias: ir.Value | None, weights: ir.Shape | None, x: ir.Value) -> bool:
+    """Whether a value is a constant for each output channel, and adds no axes to those of x."""
     tensor = tensor_of(bias)
-    if tensor is None or weights is None or not tensor.shape:
+    if tensor is None or weights is None or x.shape is None or not tensor.shape:
         return False
-    return tensor.shape[-1] == tensor.size == weights[-1]
+    whole = tensor.shape[-1] == tensor.size == weights[-1]
+    return whole and len(tensor.shape) <= len(x.shape)
 
 
 def _has_one_user(value: ir.Value) -> bool:

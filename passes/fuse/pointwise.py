@@ -25,6 +25,7 @@ Ratios on ONNX Runtime 1.31.1, AVX-512, one thread, in turns:
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import ClassVar
 
@@ -52,6 +53,9 @@ from burnish.passes.shapes import infer_node, infer_shapes
 
 CHAIN, ALONE = "Conv-pointwise", "Conv-product"
 """Entries in the table of preferences: of products with something between, and of one alone."""
+
+_Written = dict[tuple[ir.Value, bool, int, int], ir.Value]
+"""Weights of products, whether turned, and size of the kernel -> weights of convolutions."""
 
 _RULE = "products-to-convs"
 _OPSET = 13  # from which on Squeeze and Unsqueeze take their axes as an input
@@ -90,15 +94,27 @@ class ProductsToConvs(Pass):
         if not blocked or objection is not None or model.opset_imports.get("", 1) < _OPSET:
             return
         infer_shapes(model)
+        read = _read_by_others(model)
         for graph in (model.graph, *model.graph.subgraphs()):
-            shared: dict[ir.Value, ir.Value] = {}
+            shared: _Written = {}
             seen: set[ir.Node] = set()
             for node in list(graph):
                 product = product_of(node) if node.graph is graph and node not in seen else None
                 if product is not None and not waits(product):
                     siblings = beside(product)
                     seen.update(item.nodes[0] for item in siblings)
-                    _convolve(siblings, model, graph, ctx, shared)
+                    _convolve(siblings, model, graph, ctx, shared, read)
+
+
+def _read_by_others(model: ir.Model) -> set[ir.Value]:
+    """Return the constants that other operators than products read."""
+    return {
+        value
+        for node in model.graph.all_nodes()
+        if node.op_type not in ("Gemm", "MatMul")
+        for value in node.inputs
+        if value is not None and tensor_of(value) is not None
+    }
 
 
 def _convolve(
@@ -106,10 +122,11 @@ def _convolve(
     model: ir.Model,
     graph: ir.Graph,
     ctx: PassContext,
-    shared: dict[ir.Value, ir.Value],
+    shared: _Written,
+    read: Collection[ir.Value],
 ) -> None:
     """Write products of the same input as convolutions, or say why not."""
-    reasons = [(product, _objection(product)) for product in products]
+    reasons = [(product, _objection(product, read)) for product in products]
     for product, reason in reasons:
         if reason is not None:
             ctx.refuse(_RULE, product.nodes[0], reason)
@@ -145,7 +162,7 @@ def _convolve(
     made.withdraw()
 
 
-def _objection(product: Product) -> str | None:
+def _objection(product: Product, read: Collection[ir.Value]) -> str | None:
     if product.weights.dtype != ir.DataType.FLOAT:
         return "only float32 has the blocked layout"
     shape = product.x.shape
@@ -153,7 +170,7 @@ def _objection(product: Product) -> str | None:
         return "what is multiplied has not two to four axes, or they are unknown"
     if len(shape) == 2 and shape[0] != 1:
         return "the rows may be samples, which are not one map"
-    if any(user.op_type not in ("Gemm", "MatMul") for user in product.weights.consumers()):
+    if product.weights in read:
         return "the weights are used by other nodes too"
     return None
 
@@ -165,14 +182,14 @@ class _Writer:
     Attributes:
         op: Builds them.
         between: Nodes that are written anew, and which products they compute.
-        shared: Weights of products -> of convolutions, of those already in place.
-        made: The same, of those built here.
+        shared: Weights already in place.
+        made: Weights built here.
     """
 
     op: Builder
     between: dict[ir.Node, Product | None]
-    shared: dict[ir.Value, ir.Value]
-    made: dict[ir.Value, ir.Value] = field(default_factory=dict)
+    shared: _Written
+    made: _Written = field(default_factory=dict)
     _fronts: dict[ir.Value, ir.Value] = field(default_factory=dict)
 
     def product(self, product: Product) -> ir.Value:
@@ -230,16 +247,16 @@ class _Writer:
 
     def _weights(self, product: Product, kernel: list[int]) -> ir.Value:
         """Return weights as [outputs, inputs of a pixel, *kernel]."""
-        old = product.weights
-        known = self.shared.get(old) or self.made.get(old)
+        key = (product.weights, product.turned, kernel[0], kernel[1])
+        known = self.shared.get(key) or self.made.get(key)
         if known is None:
-            tensor = tensor_of(old)
+            tensor = tensor_of(product.weights)
             assert tensor is not None
             sizes = tensor.shape.numpy()
             outputs, inputs = sizes if product.turned else sizes[::-1]
             shape = (outputs, inputs // (kernel[0] * kernel[1]), *kernel)
             known = self.op.constant(_turned(tensor, shape, product.turned))
-            self.made[old] = known
+            self.made[key] = known
         return known
 
 

@@ -58,14 +58,14 @@ class ConvsToProducts(Pass):
                 made.withdraw()
 
 
-def _within(front: ir.Value, leaves: ir.Node) -> list[ir.Node] | str:
+def _within(front: ir.Value, leaves: ir.Node) -> dict[ir.Node, None] | str:
     """Return what computes a value from rows whose channels were brought in front, or say why not.
 
     Args:
         front: Has its channels in front.
         leaves: The last node of those that bring them back.
     """
-    found: list[ir.Node] = []
+    found: dict[ir.Node, None] = {}
     pending, convolved = [front], False
     while pending:
         value = pending.pop()
@@ -77,12 +77,12 @@ def _within(front: ir.Value, leaves: ir.Node) -> list[ir.Node] | str:
         if not (_is_pointwise(node) or is_elementwise(node)):
             return "what stands between is no pointwise convolution"
         convolved = convolved or node.op_type == "Conv"
-        found.append(node)
+        found[node] = None
         pending += [item for item in node.inputs if item is not None and not is_constant(item)]
     exits = {leaves, *(value.producer() for value in leaves.inputs if value is not None)}
     for node in found:
         users = set(node.outputs[0].consumers())
-        if node.outputs[0].is_graph_output() or not users <= {*found, *exits}:
+        if node.outputs[0].is_graph_output() or not users <= found.keys() | exits:
             return "others read what stands between"
     return found if convolved else "there is no convolution"
 
@@ -117,7 +117,7 @@ class _Rows:
     """
 
     op: Builder
-    within: list[ir.Node]
+    within: dict[ir.Node, None]
 
     def of(self, front: ir.Value) -> ir.Value:
         """Return a value that had its channels in front as it is with them behind."""

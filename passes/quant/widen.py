@@ -10,7 +10,7 @@ are is what pruning knows; a channel of zeros is one that pruning would take awa
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -22,7 +22,7 @@ from burnish.passes.constant import as_array, tensor_of
 from burnish.passes.context import PassContext
 from burnish.passes.edit import drop_initializer, names_of
 from burnish.passes.prune.coupling import Dim, couplings_of, sizes_of
-from burnish.passes.prune.units import Units
+from burnish.passes.prune.units import Group, Units
 from burnish.passes.quant.static import OBSERVED
 from burnish.passes.quant.weighted import KEEP
 from burnish.passes.shapes import infer_shapes
@@ -50,10 +50,11 @@ class WidenDepthwise(Pass):
             return
         infer_shapes(model)
         units = Units(couplings_of(model))
+        groups = {found: group for group in units.groups for found in group.classes}
         for node in list(model.graph):
             if not _is_narrow(node):
                 continue
-            members = _members(units, node)
+            members = _members(units, groups, node)
             if isinstance(members, str):
                 ctx.refuse(_RULE, node, members)
                 continue
@@ -119,7 +120,7 @@ def _is_narrow(node: ir.Node) -> bool:
     return channels > 1 and channels % _BLOCK != 0
 
 
-def _members(units: Units, node: ir.Node) -> Sequence[Dim] | str:
+def _members(units: Units, groups: Mapping[int, Group], node: ir.Node) -> Sequence[Dim] | str:
     """Return the dimensions that are the channels of a depthwise convolution, or why they stay."""
     weights = node.inputs[1]
     assert weights is not None
@@ -130,7 +131,7 @@ def _members(units: Units, node: ir.Node) -> Sequence[Dim] | str:
     more = -size % _BLOCK
     if size + more > _MOST * size:
         return "there would be too many channels more"
-    group = next((item for item in units.groups if found in item.classes), None)
+    group = groups.get(found)
     if group is None or len(group.units) != size or set(group.classes) != {found}:
         return units.reasons.get(found, "other channels depend on its own")
     dims = units.members[found]

@@ -140,6 +140,34 @@ def test_weights_of_two_products_stay_one(freeze: Freeze) -> None:
     assert_same_outputs(before, after)
 
 
+def test_weights_read_in_two_ways_are_written_in_two(freeze: Freeze) -> None:
+    """As they are and turned; of a flattened map and of a row."""
+    turned = freeze(
+        "g (float[1,8] x, float[8,8] w) => (float[1,8] y)"
+        " { a = Gemm(x, w)  h = Relu(a)  y = Gemm<transB=1>(h, w) }"
+    )
+    flat = freeze(
+        "g (float[1,2,2,2] x, float[8,8] w) => (float[1,8] y)"
+        " { f = Flatten(x)  a = Gemm(f, w)  h = Relu(a)  y = Gemm(h, w) }"
+    )
+    for before in (turned, flat):
+        after = before.clone()
+        run_pass(Pointwise(), after, target=_EAGER)
+        assert _counts(after)["Conv"] == 2
+        assert_same_outputs(before, after)
+
+
+def test_a_bias_of_more_axes_is_no_bias(freeze: Freeze) -> None:
+    before = freeze(
+        "g (float[2,3,5,8] x, float[8,12] w, float[1,1,1,1,12] b) => (float[1,2,3,5,12] y)"
+        " { m = MatMul(x, w)  y = Add(m, b) }"
+    )
+    after = before.clone()
+    run_pass(Pointwise(), after, target=_EAGER)
+    assert (_counts(after)["Conv"], _counts(after)["Add"]) == (1, 1)
+    assert_same_outputs(before, after)
+
+
 @pytest.mark.parametrize(
     ("body", "options", "reason"),
     [
