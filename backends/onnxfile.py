@@ -102,7 +102,7 @@ def _bridge(model: ir.Model, aside: Path, path: Path) -> Iterator[None]:
     data, between = aside / f"{path.name}.data", aside / "between"
     held = path.with_name(f"{aside.name[1:]}.data")
     moved = (
-        (value, _at(tensor, held))
+        (value, in_file(tensor, held))
         for _, value, tensor in weights.initialized(model)
         if isinstance(tensor, ir.ExternalTensor)
     )
@@ -118,18 +118,20 @@ def _bridge(model: ir.Model, aside: Path, path: Path) -> Iterator[None]:
     held.unlink()
 
 
-def _at(tensor: ir.ExternalTensor, file: Path) -> ir.ExternalTensor:
-    """The same tensor, in a copy of its file."""
+def in_file(tensor: ir.ExternalTensor, path: Path) -> ir.ExternalTensor:
+    """Return the same tensor, at the same place of another file."""
     import onnx_ir as ir
 
     return ir.ExternalTensor(
-        file.name,
+        path.name,
         tensor.offset,
         tensor.length,
         tensor.dtype,
-        shape=ir.Shape(tensor.shape.numpy()),
-        name=tensor.name or "",
-        base_dir=file.parent,
+        shape=tensor.shape,
+        name=tensor.name,
+        doc_string=tensor.doc_string,
+        metadata_props=tensor.metadata_props,
+        base_dir=path.parent,
     )
 
 

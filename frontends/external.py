@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from burnish.backends.onnxfile import in_file
 from burnish.errors import InputError
 
 if TYPE_CHECKING:
@@ -43,7 +44,7 @@ def attach(model: ir.Model, file: Path | None, where: str) -> tuple[Path, ...]:
             # path = base_dir / location, and base_dir is what onnx-ir confines reads to.
             tensor.base_dir = path.parents[len(parts) - 1]
         elif value is not None:
-            value.const_value = _elsewhere(tensor, path)
+            value.const_value = in_file(tensor, path)
         else:
             raise InputError(f"{where}: external data {location!r} is a link", hint=_COPY)
         length = tensor.nbytes if tensor.length is None else tensor.length
@@ -97,22 +98,6 @@ def _find(location: str, file: Path | None, what: str) -> Path:
             hint=_COPY,
         )
     return path
-
-
-def _elsewhere(tensor: ir.ExternalTensor, path: Path) -> ir.ExternalTensor:
-    import onnx_ir as ir
-
-    return ir.ExternalTensor(
-        path.name,
-        tensor.offset,
-        tensor.length,
-        tensor.dtype,
-        shape=tensor.shape,
-        name=tensor.name,
-        doc_string=tensor.doc_string,
-        metadata_props=tensor.metadata_props,
-        base_dir=path.parent,
-    )
 
 
 def _external_tensors(model: ir.Model) -> Iterator[tuple[ir.Value | None, ir.ExternalTensor]]:

@@ -137,7 +137,7 @@ class Search:
         asked = Decision(
             key=digest.hexdigest()[:32],
             question=question,
-            rule=RULE,
+            rule="mixed-precision",
             operator="int8",
             shapes=[size.partition(":")[2] for size in sizes],
             dtype="FLOAT",
