@@ -23,7 +23,7 @@ class Proposal:
     """New nodes for old ones.
 
     Attributes:
-        replaced: The old nodes; the new ones take name and place of the first.
+        replaced: The old nodes; the new ones take the name of the first.
         op: Has built the new nodes.
         pairs: Old and new value for each output.
     """
@@ -58,14 +58,23 @@ class Proposal:
         reason = decision.refusal
         return None if reason is None else NoMatch(reason, decision.repair)
 
-    def put_in(self, model: ir.Model, graph: ir.Graph) -> None:
-        """Replace the old nodes."""
+    def put_in(self, model: ir.Model, place: ir.Node | None = None) -> None:
+        """Replace the old nodes.
+
+        Args:
+            model: It gives the new names.
+            place: What the new nodes are put before; the first of the old ones by default. No
+                reader of what is replaced may come before it.
+        """
         first = self.replaced[0]
+        place = first if place is None else place
+        graph = place.graph
+        assert graph is not None
         take_names(self.op.nodes, self.op.initializers, first, model.graph)
         for value in self.op.initializers:
             if use_count(value):
                 graph.register_initializer(value)
-        graph.insert_before(first, self.op.nodes)
+        graph.insert_before(place, self.op.nodes)
         for old, new in self.pairs:
             replace_value(old, new)
         remove_unused(self.replaced)

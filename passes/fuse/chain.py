@@ -92,10 +92,13 @@ def _has_one_user(value: ir.Value) -> bool:
 
 
 def beside(product: Product) -> list[Product]:
-    """Return the products of the same input as one, that one too, with their biases."""
-    found = [
-        _with_bias(item) for item in map(product_of, product.x.consumers()) if item is not None
-    ]
+    """Return the products of the same input as one, that one too, with their biases.
+
+    Those of subgraphs are not beside it: what they compute may be computed often, or never.
+    """
+    graph = product.nodes[0].graph
+    readers = (node for node in product.x.consumers() if node.graph is graph)
+    found = [_with_bias(item) for item in map(product_of, readers) if item is not None]
     return [item for item in found if item.x is product.x]
 
 
@@ -127,9 +130,11 @@ def waits(product: Product) -> bool:
 def between(products: Sequence[Product]) -> dict[ir.Node, Product | None]:
     """Return what computes the input of products from products, or from channels in front.
 
-    Nothing, where it comes from elsewhere too, or others read what is in between.
+    Nothing, where it comes from elsewhere too, another graph among that, or others read what is in
+    between.
     """
     value, readers = products[0].x, {item.nodes[-1] for item in products}
+    graph = products[0].nodes[0].graph
     found: dict[ir.Node, Product | None] = {}
     pending, ends = [value], 0
     while pending:
@@ -138,7 +143,7 @@ def between(products: Sequence[Product]) -> dict[ir.Node, Product | None]:
         if front_of(current) is not None:
             ends += 1
             continue
-        if node is None or len(found) > _MOST:
+        if node is None or node.graph is not graph or len(found) > _MOST:
             return {}
         if node in found:
             continue

@@ -66,7 +66,7 @@ class MergeProducts(Pass):
                 if loss is None:
                     with ctx.rewrite(rule, first) as go:
                         if go:
-                            made.put_in(model, graph)
+                            made.put_in(model)
                             continue
                 else:
                     ctx.refuse(rule, first, loss.reason, repair=loss.repair)

@@ -102,8 +102,8 @@ class ProductsToConvs(Pass):
                 product = product_of(node) if node.graph is graph and node not in seen else None
                 if product is not None and not waits(product):
                     siblings = beside(product)
-                    seen.update(item.nodes[0] for item in siblings)
-                    _convolve(siblings, model, graph, ctx, shared, read)
+                    seen.update(part for item in siblings for part in item.nodes)
+                    _convolve(siblings, node, model, ctx, shared, read)
 
 
 def _read_by_others(model: ir.Model) -> set[ir.Value]:
@@ -119,13 +119,16 @@ def _read_by_others(model: ir.Model) -> set[ir.Value]:
 
 def _convolve(
     products: list[Product],
+    first: ir.Node,
     model: ir.Model,
-    graph: ir.Graph,
     ctx: PassContext,
     shared: _Written,
     read: Collection[ir.Value],
 ) -> None:
-    """Write products of the same input as convolutions, or say why not."""
+    """Write products of the same input, of which one node comes first, as convolutions.
+
+    Or say why not.
+    """
     reasons = [(product, _objection(product, read)) for product in products]
     for product, reason in reasons:
         if reason is not None:
@@ -153,7 +156,7 @@ def _convolve(
     if refused is None:
         with ctx.rewrite(_RULE, root) as go:
             if go:
-                made.put_in(model, graph)
+                made.put_in(model, first)
                 shared.update(writer.made)
                 return
     else:

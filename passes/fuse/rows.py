@@ -19,6 +19,7 @@ import onnx_ir as ir
 from burnish.passes.base import Pass
 from burnish.passes.constant import as_array, is_constant, tensor_of
 from burnish.passes.context import PassContext
+from burnish.passes.edit import use_count
 from burnish.passes.fuse.chain import TO_FRONT, front_of, is_elementwise, makes_map_of_rows
 from burnish.passes.proposal import Proposal
 from burnish.passes.rule import Builder
@@ -44,33 +45,38 @@ class ConvsToProducts(Pass):
                 front = None if left is None or len(left.shape or ()) < 3 else front_of(left)
                 if left is None or front is None:
                     continue
-                within = _within(front, node)
+                rank = len(left.shape or ())
+                within = _within(front, node, rank)
                 if isinstance(within, str):
                     ctx.refuse(_RULE, node, within)
                     continue
-                rows = _Rows(Builder(model.opset_imports), within)
+                rows = _Rows(Builder(model.opset_imports), within, rank)
                 made = Proposal([node, *within], rows.op, [(left, rows.of(front))])
                 made.infer(model.opset_imports)
                 with ctx.rewrite(_RULE, node) as go:
                     if go:
-                        made.put_in(model, graph)
+                        made.put_in(model)
                         continue
                 made.withdraw()
 
 
-def _within(front: ir.Value, leaves: ir.Node) -> dict[ir.Node, None] | str:
+def _within(front: ir.Value, leaves: ir.Node, rank: int) -> dict[ir.Node, None] | str:
     """Return what computes a value from rows whose channels were brought in front, or say why not.
 
     Args:
         front: Has its channels in front.
         leaves: The last node of those that bring them back.
+        rank: Number of axes then.
     """
+    back = leaves.inputs[0]
+    if rank == 3 and back is not None and (use_count(back) > 1 or back.is_graph_output()):
+        return "others read the map, too"
     found: dict[ir.Node, None] = {}
     pending, convolved = [front], False
     while pending:
         value = pending.pop()
         node = value.producer()
-        if node is None or node in found or _enters(node) is not None:
+        if node is None or node in found or _enters(node, rank) is not None:
             if node is None:
                 return "what is convolved comes from elsewhere too"
             continue
@@ -87,13 +93,15 @@ def _within(front: ir.Value, leaves: ir.Node) -> dict[ir.Node, None] | str:
     return found if convolved else "there is no convolution"
 
 
-def _enters(node: ir.Node) -> ir.Value | None:
-    """Return the rows whose channels a node brings in front."""
+def _enters(node: ir.Node, rank: int) -> ir.Value | None:
+    """Return the rows, of so many axes, whose channels a node brings in front."""
     before = node.inputs[0] if node.op_type == "Transpose" and node.domain == "" else None
     if before is None or node.attributes.get_ints("perm") != TO_FRONT:
         return None
+    if rank == 4:
+        return before
     maker = before.producer()
-    return maker.inputs[0] if maker is not None and makes_map_of_rows(maker) else before
+    return maker.inputs[0] if maker is not None and makes_map_of_rows(maker) else None
 
 
 def _is_pointwise(node: ir.Node) -> bool:
@@ -114,10 +122,12 @@ class _Rows:
     Attributes:
         op: Builds them.
         within: What is written anew.
+        rank: Number of axes of rows.
     """
 
     op: Builder
     within: dict[ir.Node, None]
+    rank: int
 
     def of(self, front: ir.Value) -> ir.Value:
         """Return a value that had its channels in front as it is with them behind."""
@@ -137,7 +147,7 @@ class _Rows:
 
     def _rows(self, value: ir.Value) -> ir.Value:
         node = value.producer()
-        rows = None if node is None else _enters(node)
+        rows = None if node is None else _enters(node, self.rank)
         assert rows is not None
         return rows
 

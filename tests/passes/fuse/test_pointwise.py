@@ -21,7 +21,7 @@ from burnish.backends.preferences import Preference
 from burnish.backends.target import Target
 from burnish.passes.fuse.pointwise import ALONE, Pointwise, ProductsToConvs
 from burnish.passes.pipeline import Pipeline
-from burnish.testing import assert_refuses, assert_same_outputs, run_pass
+from burnish.testing import assert_refuses, assert_same_outputs, refusals, run_pass
 
 Freeze = Callable[..., ir.Model]
 
@@ -266,3 +266,64 @@ def test_random_chains_keep_their_numbers(freeze: Freeze, seed: int) -> None:
     run_pass(Pointwise(), after, target=_EAGER)
     assert _counts(after)["MatMul"] == 0
     assert_same_outputs(before, after)
+
+
+_BEFORE = "m = MatMul(x, w)  r = Relu(m)"
+
+
+def test_readers_before_the_last_bias_find_what_they_read(freeze: Freeze) -> None:
+    before = freeze(
+        f"g (float[B,S,8] x, {_CONSTANTS}, float[12,8] v, float[8] d)"
+        " => (float[B,S,8] y, float[B,S,8] z)"
+        f" {{ {_BEFORE}  n = MatMul(r, u)  o = MatMul(r, v)  p = Relu(o)  z = Neg(p)"
+        "  y = Add(n, d) }"
+    )
+    after = before.clone()
+    run_pass(Pointwise(), after, target=_EAGER)
+    assert "MatMul" not in _counts(after)
+    assert_same_outputs(before, after)
+
+
+_CHOICE = (
+    "y = If(q) <then_branch = t () => (float[B,S,8] i) { i = MatMul(r, u) },"
+    " else_branch = e () => (float[B,S,8] j) { j = Identity(x) }>"
+)
+
+
+@pytest.mark.parametrize("body", [f"{_CHOICE}  z = MatMul(r, v)", f"z = MatMul(r, v)  {_CHOICE}"])
+@pytest.mark.parametrize("chosen", [True, False])
+def test_products_of_a_branch_are_not_beside_those_outside(
+    freeze: Freeze, body: str, chosen: bool
+) -> None:
+    before = freeze(
+        f"g (float[B,S,8] x, bool q, {_CONSTANTS}, float[12,8] v)"
+        f" => (float[B,S,8] y, float[B,S,8] z) {{ {_BEFORE}  {body} }}",
+        q=np.array(chosen),
+    )
+    after = before.clone()
+    run_pass(Pointwise(), after, target=_EAGER)
+    assert (_counts(after)["MatMul"], _counts(after)["Conv"]) == (0, 2)
+    assert_same_outputs(before, after)
+
+
+def test_a_loop_does_not_take_in_what_is_computed_once(freeze: Freeze) -> None:
+    before = freeze(
+        f"g (float[B,S,8] x, int64 n, {_CONSTANTS}) => (float[B,S,8] y)"
+        f" {{ {_BEFORE}  y = Loop(n,, x) <body = l (int64 i, bool go, float[B,S,8] s)"
+        " => (bool on, float[B,S,8] sum)"
+        " { on = Identity(go)  o = MatMul(r, u)  sum = Add(s, o) }> }",
+        n=np.array(3),
+    )
+    after = before.clone()
+    run_pass(Pointwise(), after, target=_EAGER)
+    assert _counts(after)["Conv"] == 1
+    assert_same_outputs(before, after)
+
+
+def test_each_product_is_refused_once(freeze: Freeze) -> None:
+    model = freeze(
+        f"g (float[B,S,8] x, {_CONSTANTS}) => (float[B,S,12] y, float[B,S,12] z)"
+        " { m = MatMul(x, w)  y = Add(m, b)  n = MatMul(x, g)  z = Add(n, b) }"
+    )
+    found = refusals(run_pass(ProductsToConvs(), model))
+    assert sum(found["products-to-convs"].values()) == 2

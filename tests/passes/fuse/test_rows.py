@@ -122,3 +122,44 @@ def test_a_fused_file_is_quantized_as_the_original(freeze: Freeze) -> None:
     assert _counts(after)["Conv"] == 2
     run_pass(Pipeline.parse("quant{mode=dynamic}"), after)
     assert _counts(after)["MatMulInteger"] == 2
+
+
+_MAP = "t = Transpose<perm=[0,3,1,2]>"
+_BACK = "Transpose<perm=[0,2,3,1]>(c)"
+
+
+@pytest.mark.parametrize(
+    ("x", "y", "body"),
+    [
+        (
+            "float[B,S,8]",
+            "float[1,B,S,12] y",
+            f"e = Unsqueeze(x, zero)  {_MAP}(e)  c = Conv(t, k)  y = {_BACK}",
+        ),
+        (
+            "float[B,S,8]",
+            "float[B,S,12] y, float[1,B,S,12] z",
+            f"e = Unsqueeze(x, zero)  {_MAP}(e)  c = Conv(t, k)  z = {_BACK}  y = Squeeze(z, zero)",
+        ),
+    ],
+)
+def test_a_map_that_stays_one_keeps_its_axes(freeze: Freeze, x: str, y: str, body: str) -> None:
+    before = freeze(
+        f"g ({x} x, float[12,8,1,1] k, int64[1] zero) => ({y}) {{ {body} }}", zero=np.array([0])
+    )
+    after = before.clone()
+    run_pass(ConvsToProducts(), after)
+    assert (_counts(after)["MatMul"], _counts(after)["Conv"]) == (1, 0)
+    assert_same_outputs(before, after)
+
+
+def test_a_map_that_was_one_before_is_no_rows(freeze: Freeze) -> None:
+    before = freeze(
+        "g (float[1,B,S,8] x, float[12,8,1,1] k, int64[1] zero) => (float[B,S,12] y)"
+        f" {{ {_MAP}(x)  c = Conv(t, k)  b = {_BACK}  y = Squeeze(b, zero) }}",
+        zero=np.array([0]),
+    )
+    after = before.clone()
+    run_pass(ConvsToProducts(), after)
+    assert _counts(after)["Squeeze"] == 1
+    assert_same_outputs(before, after)
