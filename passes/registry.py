@@ -30,6 +30,7 @@ BUILT_IN: dict[str, str] = {
     "simplify": "burnish.passes.cleanup.simplify:Simplify",
     "static-shapes": "burnish.passes.cleanup.static_shapes:StaticShapes",
     "constant-if": "burnish.passes.cleanup.constant_if:ConstantIf",
+    "loop-invariants": "burnish.passes.cleanup.invariant:LoopInvariants",
     "unroll-loops": "burnish.passes.cleanup.unroll:UnrollLoops",
     "upgrade": "burnish.passes.upgrade:Upgrade",
     "fuse": "burnish.passes.fuse:Fuse",

@@ -26,11 +26,13 @@ class Cleanup(Group):
         from burnish.passes.cleanup.dead_code import DeadCode
         from burnish.passes.cleanup.dedup import DeduplicateInitializers
         from burnish.passes.cleanup.fold import Fold
+        from burnish.passes.cleanup.invariant import LoopInvariants
         from burnish.passes.cleanup.simplify import Simplify
         from burnish.passes.cleanup.static_shapes import StaticShapes
 
         return (
             DeadCode(),
+            LoopInvariants(),
             Fixpoint((ConstantIf(), Fold(), StaticShapes(), Simplify())),
             DeduplicateInitializers(largest=self.largest),
             CommonSubexpressions(),
