@@ -20,6 +20,7 @@ from burnish.backends.sparse import marked, sparsify
 from burnish.errors import BurnishError, InputError
 
 if TYPE_CHECKING:
+    import onnx
     import onnx_ir as ir
 
     _Plain = ir.Tensor[Any] | ir.LazyTensor | ir.PackedTensor[Any] | ir.serde.TensorProtoTensor
@@ -149,6 +150,7 @@ def _write(model: ir.Model, file: Path, path: Path) -> None:
     try:
         with weights.attributes_in_memory(model), weights.tensors_replaced(hollow):
             proto = ir.to_proto(model)
+        _say_once(proto.graph)
         sparsify(proto, sparse)
         sizes = {name: tensor.nbytes for name, tensor in streamed.items()}
         parts, total = wire.pieces(proto.SerializeToString(deterministic=True), sizes)
@@ -169,6 +171,19 @@ def _write(model: ir.Model, file: Path, path: Path) -> None:
                 stream.write(data)
             else:
                 stream.write(part)
+
+
+def _say_once(graph: onnx.GraphProto) -> None:
+    """Leave out the types and sizes of initializers where they say no more than these do."""
+    held = {tensor.name for tensor in graph.initializer}
+    kept = [
+        info
+        for info in graph.value_info
+        if info.name not in held or info.doc_string or info.metadata_props
+    ]
+    if len(kept) < len(graph.value_info):
+        del graph.value_info[:]
+        graph.value_info.extend(kept)
 
 
 def _is_plain(tensor: ir.TensorProtocol) -> TypeGuard[_Plain]:

@@ -64,6 +64,17 @@ def test_a_model_in_one_file(model: ir.Model, tmp_path: Path) -> None:
     onnx.checker.check_model(path, full_check=True)
 
 
+def test_sizes_of_weights_are_written_once(model: ir.Model, tmp_path: Path) -> None:
+    model.graph.initializers["b"].metadata_props["by"] = "me"
+    (path,) = save(model, tmp_path / "out.onnx")
+    # Of others, the tensor says it all.
+    assert [info.name for info in onnx.load(path).graph.value_info] == ["b"]
+    loaded = ir.load(path).graph.initializers
+    assert {name: value.shape for name, value in loaded.items()} == SHAPES
+    assert {value.dtype for value in loaded.values()} == {ir.DataType.FLOAT}
+    assert loaded["b"].metadata_props == {"by": "me"}
+
+
 def test_the_same_model_gives_the_same_bytes(external: ir.Model, tmp_path: Path) -> None:
     for folder in ("one", "two"):
         (tmp_path / folder).mkdir()
