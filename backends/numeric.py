@@ -57,7 +57,8 @@ class OutputDifference:
         max_abs: Largest absolute difference of an element.
         max_rel: Largest difference of an element relative to what was expected, over elements
             that should not be zero.
-        rms_rel: ``||actual - expected|| / ||expected||``.
+        rms_rel: ``||actual - expected|| / ||expected||``; of strings, the root of the share that
+            differs.
         cosine: Cosine of the angle between the two, flattened.
         outside: Share of elements outside the tolerance.
     """
@@ -134,6 +135,25 @@ def compare_outputs(
     return Difference(tuple(found))
 
 
+def outside(expected: Array, actual: Array) -> NDArray[np.bool_]:
+    """Return which elements of one output are outside the tolerance of its type.
+
+    Args:
+        expected: Array of the original.
+        actual: Array of the same type and shape, with NaN and infinities in the same places.
+    """
+    if expected.dtype.kind in "OUS":
+        return np.not_equal(expected, actual).astype(np.bool_)
+    tolerance = TOLERANCES.get(str(expected.dtype), EXACT)
+    wide, other = _wide(expected), _wide(actual)
+    finite = np.isfinite(wide)
+    size = np.where(finite, np.abs(wide), 0.0)
+    error = np.abs(np.where(finite, other, 0.0) - np.where(finite, wide, 0.0))
+    rms = math.sqrt(float(np.mean(np.square(size), where=finite))) if finite.any() else 0.0
+    beyond: NDArray[np.bool_] = error > tolerance.atol * rms + tolerance.rtol * size
+    return beyond
+
+
 def _compare(
     name: str, expected: Array, actual: Array, *, rtol: float | None, atol: float | None
 ) -> OutputDifference:
@@ -144,8 +164,8 @@ def _compare(
         shapes = f"shape {list(actual.shape)}, expected {list(expected.shape)}"
         return OutputDifference(name, dtype, shapes)
     if expected.dtype.kind in "OUS":  # strings
-        outside = float(np.mean(expected != actual)) if expected.size else 0.0
-        return OutputDifference(name, dtype, outside=outside)
+        share = float(np.mean(outside(expected, actual))) if expected.size else 0.0
+        return OutputDifference(name, dtype, rms_rel=math.sqrt(share), outside=share)
     if _same_bits(expected, actual):
         return OutputDifference(name, dtype)
     default = TOLERANCES.get(dtype, EXACT)
@@ -202,11 +222,11 @@ def _compare_numbers(
         return OutputDifference(name, dtype)
     norm_a, norm_b, norm_error = map(math.sqrt, squares)
     allowed = tolerance.atol * norm_a / math.sqrt(count)
-    outside = 0
+    beyond = 0
     with np.errstate(invalid="ignore"):  # an infinity less itself is no number, nor beyond any
         for a, b in _blocks(expected, actual):
-            beyond = np.abs(b - a) > allowed + tolerance.rtol * np.abs(a)
-            outside += int(np.count_nonzero(beyond))
+            off = np.abs(b - a) > allowed + tolerance.rtol * np.abs(a)
+            beyond += int(np.count_nonzero(off))
     return OutputDifference(
         name,
         dtype,
@@ -214,7 +234,7 @@ def _compare_numbers(
         max_rel=worst_ratio,
         rms_rel=_ratio(norm_error, norm_a),
         cosine=_cosine(product, norm_a, norm_b),
-        outside=outside / count,
+        outside=beyond / count,
     )
 
 

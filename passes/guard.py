@@ -12,9 +12,8 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import math
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -22,13 +21,13 @@ import numpy as np
 import onnx_ir as ir
 
 from burnish.errors import BurnishError, InputError, VerificationError
+from burnish.passes.amplified import Sample, allowance
 from burnish.passes.instrument import Event, Instrument
 from burnish.passes.report import all_graphs
 from burnish.passes.verify import verify
 
 if TYPE_CHECKING:
-    from burnish.backends.numeric import Difference
-    from burnish.backends.onnxruntime import Optimize, Session
+    from burnish.backends.onnxruntime import Session
     from burnish.passes.calibration import CalibrationSource
 
 Feeds = Mapping[str, np.ndarray]
@@ -39,9 +38,6 @@ OTHER_IO = "burnish.other_io"
 
 # Enough to meet different values; few enough to stay a small part of a build.
 _SAMPLES = 4
-# Draws of other roundings; the relative RMS difference that they excuse at most.
-_ROUNDINGS = 3
-_MOST_BY_ROUNDING = 1e-3
 # Passes a message names one by one.
 _NAMED = 4
 
@@ -226,15 +222,15 @@ class Guard(Instrument):
         from burnish.backends.numeric import compare_outputs
 
         worst = 0.0
-        unlike: dict[int, Difference] = {}
+        unlike: list[Sample] = []
         for index, outputs in enumerate(actual):
             difference = compare_outputs(self._original[index], outputs)
             if lossless:
-                since = difference
+                since, expected = difference, self._expected[index]
                 if self._expected is not self._original:
-                    since = compare_outputs(self._expected[index], outputs)
+                    since = compare_outputs(expected, outputs)
                 if not since.ok:
-                    unlike[index] = since
+                    unlike.append(Sample(self._feeds[index], expected, outputs, since))
             for output in difference.outputs:
                 if output.problem is not None and not lossless:
                     raise VerificationError(f"after {label}: {output}")
@@ -243,70 +239,20 @@ class Guard(Instrument):
         check = {"after": label, "lossless": lossless, "error": worst}
         self.checks.append(check | ({"amplified": amplified} if amplified else {}))
 
-    def _excuse(self, label: str, unlike: Mapping[int, Difference]) -> float:
-        """Accept differences that the model makes out of rounding alone; samples by their index.
-
-        Rounding to integers inside a model turns a difference in the last place into a whole step,
-        which later layers amplify; a mean taken off numbers that are nearly equal leaves little
-        else. How far is measured: the runtime's own optimizations, too, change nothing but
-        rounding. What they do to the outputs for the same sample, we may do twice. Where they
-        happen to change little, the model is run with other roundings (`burnish.passes.otherwise`):
-        then only as far as the outputs are still worth comparing. Returns the largest of those
-        allowances.
+    def _excuse(self, label: str, unlike: Sequence[Sample]) -> float:
+        """Accept differences that the model makes out of rounding alone; return how large ones.
 
         Raises:
-            VerificationError: a difference is larger.
+            VerificationError: a difference is another one.
         """
-        from burnish.backends.numeric import compare_outputs
-        from burnish.passes.otherwise import rounded_otherwise
-
         assert self._reference is not None
-        reference = _repeatable(self._reference)
-        allowed: dict[int, dict[str, float]] = {index: {} for index in unlike}
-        variants: tuple[tuple[ir.Model | int, Optimize, float], ...] = (
-            *((reference, "all", math.inf), (reference, "basic", math.inf)),
-            *((seed, "off", _MOST_BY_ROUNDING) for seed in range(_ROUNDINGS)),
+        found = allowance(_repeatable(self._reference), unlike)
+        if isinstance(found, float):
+            return found
+        raise VerificationError(
+            f"after {label} the outputs differ: {found}",
+            hint="`burnish bisect` with the same options finds the rewrite at fault",
         )
-        for variant, level, most in variants:
-            model = rounded_otherwise(reference, variant) if isinstance(variant, int) else variant
-            for index, rounded in self._run_under(model, level, unlike):
-                for output in compare_outputs(self._expected[index], rounded).outputs:
-                    if output.problem is None:
-                        known = allowed[index].get(output.name, 0.0)
-                        allowance = min(2 * output.rms_rel, most)
-                        allowed[index][output.name] = max(known, allowance)
-            beyond = [
-                output
-                for index, difference in unlike.items()
-                for output in difference.outputs
-                if not output.ok
-                and (output.problem or output.rms_rel > allowed[index].get(output.name, 0.0))
-            ]
-            if not beyond:
-                break
-        else:
-            raise VerificationError(
-                f"after {label} the outputs differ: {beyond[0]}",
-                hint="`burnish bisect` with the same options finds the rewrite at fault",
-            )
-        return max((most for each in allowed.values() for most in each.values()), default=0.0)
-
-    def _run_under(
-        self, model: ir.Model, level: Optimize, samples: Iterable[int]
-    ) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
-        """Run samples under the runtime's own optimizations.
-
-        A sample that only runs without them is left out, and then excused nothing.
-        """
-        from burnish.backends import onnxruntime
-
-        with (
-            contextlib.suppress(BurnishError),
-            onnxruntime.session(model, optimize=level, prepack=False) as session,
-        ):
-            for index in samples:
-                with contextlib.suppress(BurnishError):
-                    yield index, session.run(self._feeds[index])
 
 
 def _as_fed(feeds: Feeds, session: Session) -> Feeds:

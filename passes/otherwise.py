@@ -30,6 +30,8 @@ _UNIT = {ir.DataType.FLOAT: 2.0**-23, ir.DataType.DOUBLE: 2.0**-52}
 _UNITS = 4
 # So many turns of the sine for each 1 that its results look drawn.
 _TURNS = 1e5
+# The sine of an infinity, such as the log of 0, would be no number.
+_LARGEST = 1e30
 
 
 def rounded_otherwise(model: ir.Model, seed: int) -> ir.Model:
@@ -50,11 +52,14 @@ def rounded_otherwise(model: ir.Model, seed: int) -> ir.Model:
             continue
         uses, kind = tuple(value.uses()), value.dtype.numpy()
         tape = ir.tape.Tape()
-        turns, units, one = (
+        turns, units, one, low, high = (
             tape.op("Constant", [], {"value": ir.tensor(np.array(number, kind))})
-            for number in (_TURNS * (1 + rng.random()), _UNITS * _UNIT[value.dtype], 1)
+            for number in (
+                *(_TURNS * (1 + rng.random()), _UNITS * _UNIT[value.dtype], 1),
+                *(-_LARGEST, _LARGEST),
+            )
         )
-        drawn = tape.op("Sin", [tape.op("Mul", [value, turns])])
+        drawn = tape.op("Sin", [tape.op("Mul", [tape.op("Clip", [value, low, high]), turns])])
         factor = tape.op("Add", [tape.op("Mul", [drawn, units]), one])
         moved = tape.op("Mul", [value, factor])
         for made in tape.nodes:

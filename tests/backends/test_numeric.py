@@ -10,7 +10,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from burnish.backends.numeric import TOLERANCES, OutputDifference, compare_outputs
+from burnish.backends.numeric import TOLERANCES, OutputDifference, compare_outputs, outside
 
 
 def one(expected: Any, actual: Any, **tolerance: float) -> OutputDifference:
@@ -140,3 +140,16 @@ def test_the_worst_output_speaks_for_all() -> None:
     assert worst is not None
     assert worst.name == "c"
     assert compare_outputs({}, {}).ok
+
+
+def test_which_elements_are_outside() -> None:
+    expected = np.array([[1, -2, np.inf], [np.nan, 3, 0]], F32)
+    actual = np.array([[1, -2.1, np.inf], [np.nan, 3, 0.001]], F32)
+    mask = outside(expected, actual)
+    np.testing.assert_array_equal(mask, [[False, True, False], [False, False, True]])
+    assert np.mean(mask) * 6 == pytest.approx(one(expected, actual).outside * 4)  # of finite ones
+
+
+def test_strings_count_one_by_one() -> None:
+    got = one(np.array(["a", "b", "c", "d"], object), np.array(["a", "b", "c", "e"], object))
+    assert (got.outside, got.rms_rel, got.ok) == (0.25, 0.5, False)
