@@ -8,7 +8,7 @@ again for the next ones. So memory depends neither on the number of samples nor 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -105,7 +105,7 @@ class WithOne:
 
 
 class Dealt:
-    """Deals samples to two watchers: to `fit`, or held out."""
+    """Deals the samples of one value to two watchers: to `fit`, or held out."""
 
     def __init__(self, fit: Watcher, held: Watcher) -> None:
         self.fit = fit
@@ -140,71 +140,61 @@ def observe(
         InputError: the samples or the model do not run.
     """
     # Read now: the layers may have other inputs by the time their turn comes.
-    wanted = [(layer, [(v.name or "", layer.cut) for v in layer.inputs]) for layer in layers]
+    wanted = [(layer, _inputs(layer)) for layer in layers]
     for group in _groups(wanted, budget):
-        grams: dict[tuple[str, Rows], Dealt] = {}
-        for layer, keys in group:
-            for key in keys:
-                if key not in grams:
-                    grams[key] = Dealt(_gram(layer, key[1]), _gram(layer, key[1]))
+        grams: dict[_Inputs, tuple[Gram, Gram]] = {}
         watchers: dict[str, list[Watcher]] = {}
-        for (name, _), dealt in grams.items():
-            watchers.setdefault(name, []).append(dealt)
+        for layer, inputs in group:
+            if inputs not in grams:
+                # What one weight is fed in several places goes into one sum: an unrolled
+                # recurrence has a place for each step.
+                fit, held = grams[inputs] = (_gram(layer), _gram(layer))
+                for name in inputs.names:
+                    watchers.setdefault(name, []).append(Dealt(fit, held))
         collect(model, watchers, samples, progress=progress)
         while group:
-            layer, keys = group.pop(0)
-            yield layer, _evidence(layer, [grams[key] for key in keys])
-            for key in keys:  # forget what no later layer of the group needs
-                if not any(key in others for _, others in group):
-                    del grams[key]
+            layer, inputs = group.pop(0)
+            yield layer, _evidence(*grams[inputs])
+            if all(others != inputs for _, others in group):  # no later layer of the group needs it
+                del grams[inputs]
 
 
-_Wanted = tuple[Layer, list[tuple[str, Rows]]]
+@dataclass(frozen=True)
+class _Inputs:
+    """All that a layer is fed: names of values, and what cuts them into rows."""
+
+    names: frozenset[str]
+    cut: Rows
+
+
+def _inputs(layer: Layer) -> _Inputs:
+    return _Inputs(frozenset(value.name or "" for value in layer.inputs), layer.cut)
+
+
+_Wanted = tuple[Layer, _Inputs]
 
 
 def _groups(wanted: Iterable[_Wanted], budget: int) -> Iterator[list[_Wanted]]:
     group: list[_Wanted] = []
-    held: set[tuple[str, Rows]] = set()
+    held: set[_Inputs] = set()
     room = budget
-    for layer, keys in wanted:
-        cost = gram_bytes(layer) * len(set(keys) - held)
+    for layer, inputs in wanted:
+        cost = 0 if inputs in held else gram_bytes(layer)
         if group and cost > room:
             yield group
             group, held, room = [], set(), budget
-            cost = gram_bytes(layer) * len(set(keys))
-        group.append((layer, keys))
-        held.update(keys)
+            cost = gram_bytes(layer)
+        group.append((layer, inputs))
+        held.add(inputs)
         room -= cost
     if group:
         yield group
 
 
-def _gram(layer: Layer, rows: Rows) -> Gram:
-    return Gram(layer.fan_in + 1, groups=layer.groups, rows=WithOne(rows))
+def _gram(layer: Layer) -> Gram:
+    return Gram(layer.fan_in + 1, groups=layer.groups, rows=WithOne(layer.cut))
 
 
-def _evidence(layer: Layer, dealt: Sequence[Dealt]) -> Evidence:
-    fit, held = (_merged(layer, dealt, choose) for choose in (_fit, _held))
+def _evidence(fit: Gram, held: Gram) -> Evidence:
     learned = Moments.of(fit)
     return Evidence(learned, Moments.of(held) if held.count else learned)
-
-
-def _merged(layer: Layer, dealt: Sequence[Dealt], choose: Callable[[Dealt], Watcher]) -> Gram:
-    if len(dealt) == 1:
-        only = choose(dealt[0])
-        assert isinstance(only, Gram)
-        return only
-    whole = _gram(layer, layer.cut)
-    for each in dealt:
-        part = choose(each)
-        assert isinstance(part, Gram)
-        whole.merge(part)
-    return whole
-
-
-def _fit(dealt: Dealt) -> Watcher:
-    return dealt.fit
-
-
-def _held(dealt: Dealt) -> Watcher:
-    return dealt.held

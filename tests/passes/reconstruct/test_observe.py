@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from collections import Counter
 
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 
 from burnish.backends import onnxruntime
 from burnish.passes.calibration import CalibrationSource
-from burnish.passes.reconstruct.layer import layers_of, shift_bias
+from burnish.passes.reconstruct.layer import gram_bytes, layers_of, shift_bias
 from burnish.passes.reconstruct.observe import is_held_out, observe
 from burnish.testing import assert_same_outputs, parse
 
@@ -112,6 +113,29 @@ def test_operators_on_the_same_weights_are_one_layer_fed_by_both() -> None:
     samples = CalibrationSource.from_iterable(lambda: feeds, model.graph.inputs)
     ((_, evidence),) = observe(model, [layer], samples)
     assert evidence.held.count == 2 * 2 * 3
+
+
+def test_a_layer_takes_the_memory_of_one_matrix_however_many_feed_it() -> None:
+    steps, size = 12, 64
+    weights = ",".join(map(str, np.random.default_rng(0).normal(0, 0.1, size * size)))
+    calls = "".join(f"t{i + 1} = MatMul(t{i}, w) " for i in range(steps))
+    model = parse(
+        f"g (float[N,{size}] t0) => (float[N,{size}] t{steps}) "
+        f"<float[{size},{size}] w = {{{weights}}}> {{ {calls} }}"
+    )
+    rng = np.random.default_rng(1)
+    feeds = [{"t0": rng.normal(0, 1, (2, size)).astype(np.float32)} for _ in range(4)]
+    samples = CalibrationSource.from_iterable(lambda: feeds, model.graph.inputs)
+    layers = layers_of(model)
+    with onnxruntime.session(model):  # what is loaded once is not counted
+        tracemalloc.start()
+    try:
+        ((_, evidence),) = observe(model, layers, samples)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert evidence.fit.count == 3 * 2 * steps
+    assert peak < 12 * gram_bytes(layers[0])  # not twice that for each step
 
 
 def test_few_bytes_take_more_sweeps_for_the_same_result() -> None:
