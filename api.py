@@ -161,12 +161,19 @@ def optimize(
         raise InputError(f"the error budget cannot be checked: {why}")
     model = pipeline.run(model, ctx)
     guard.finish(model)
-    if guard.unchecked is not None:
-        ctx.warn(f"numbers were not compared: {guard.unchecked}")
+    for line in guard.remarks():
+        ctx.warn(line)
     lossy = {str(item) for item in pipeline.passes if not item.lossless}
     error = guard.final_error
     warned = bool(ctx.warnings)
-    for line in remarks.of_lossy(lossy, ctx.reports, error, random=samples is None, warned=warned):
+    for line in remarks.of_lossy(
+        lossy,
+        ctx.reports,
+        error,
+        random=samples is None,
+        warned=warned,
+        undefined=guard.undefined,
+    ):
         ctx.warn(line)
     executed = None
     if counts is not None:

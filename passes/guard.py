@@ -13,7 +13,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -21,7 +21,7 @@ import numpy as np
 import onnx_ir as ir
 
 from burnish.errors import BurnishError, InputError, VerificationError
-from burnish.passes.amplified import Sample, allowance
+from burnish.passes.amplified import NOTHING_TOLD, Sample, allowance
 from burnish.passes.instrument import Event, Instrument
 from burnish.passes.report import all_graphs
 from burnish.passes.verify import verify
@@ -52,12 +52,14 @@ class Guard(Instrument):
         calibration: Where sample inputs come from; without it they are random.
         seed: Seed of random inputs.
         checks: What was compared, for the report.
+        undefined: Outputs in which the original gave NaN where a lossy pass was checked.
     """
 
     level: Level
     calibration: CalibrationSource | None
     seed: int
     checks: list[dict[str, Any]] = field(default_factory=list)
+    undefined: set[str] = field(default_factory=set)
     _unchecked: str | None = None
     _original_run: Background | None = None
     _feeds: list[Feeds] = field(default_factory=list)
@@ -177,6 +179,19 @@ class Guard(Instrument):
         """Relative RMS error of the last check against the original model, if one was made."""
         return self.checks[-1]["error"] if self.checks and not self.unchecked else None
 
+    def remarks(self) -> Iterator[str]:
+        """Yield a line for each thing that the checks cannot tell."""
+        if self.unchecked is not None:
+            yield f"numbers were not compared: {self.unchecked}"
+        for check in self.checks:
+            allowed = check.get("amplified", 0.0)
+            if allowed >= NOTHING_TOLD:
+                yield (
+                    f"rounding alone changes an output by {allowed / 2:.0%} of itself"
+                    f" (after {check['after']}): how it compares says nothing on these inputs"
+                    + ("; --calib gives it others" if self.calibration is None else "")
+                )
+
     def as_dict(self) -> dict[str, Any]:
         """Return what was checked, as plain data."""
         self.settle()
@@ -224,6 +239,8 @@ class Guard(Instrument):
         worst = 0.0
         unlike: list[Sample] = []
         for index, outputs in enumerate(actual):
+            if not lossless:
+                outputs = self._numbers_only(self._original[index], outputs)
             difference = compare_outputs(self._original[index], outputs)
             if lossless:
                 since, expected = difference, self._expected[index]
@@ -238,6 +255,22 @@ class Guard(Instrument):
         amplified = self._excuse(label, unlike) if unlike else 0.0
         check = {"after": label, "lossless": lossless, "error": worst}
         self.checks.append(check | ({"amplified": amplified} if amplified else {}))
+
+    def _numbers_only(self, original: Feeds, actual: Feeds) -> dict[str, np.ndarray]:
+        """Return outputs with NaN wherever the original has it: nothing is known there.
+
+        Integers, which some lossy passes compute with, have no NaN.
+        """
+        found = dict(actual)
+        for name, array in original.items():
+            other = actual.get(name)
+            if array.dtype.kind != "f" or other is None or other.shape != array.shape:
+                continue
+            undefined = np.isnan(array)
+            if undefined.any():
+                self.undefined.add(name)
+                found[name] = np.where(undefined, array, other)
+        return found
 
     def _excuse(self, label: str, unlike: Sequence[Sample]) -> float:
         """Accept differences that the model makes out of rounding alone; return how large ones.

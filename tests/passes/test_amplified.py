@@ -87,7 +87,7 @@ def test_what_no_rounding_moves_has_to_stay(outputs: str, rest: str) -> None:
         burnish.optimize(model, [Reciprocate(), _WRONG], calibration=[{"x": _NUMBERS}])
 
 
-def test_an_output_that_rounding_makes_anything_of_is_not_taken_for_right() -> None:
+def test_an_output_that_rounding_makes_anything_of_is_said_to_be() -> None:
     # The runtime folds the norm into the convolution, which moves the phase by whole turns.
     rng = np.random.default_rng(0)
     model = parse(
@@ -102,8 +102,9 @@ def test_an_output_that_rounding_makes_anything_of_is_not_taken_for_right() -> N
         model.graph.inputs.remove(value)
         value.const_value = ir.tensor(array, name=name)
         model.graph.register_initializer(value)
-    with pytest.raises(VerificationError, match="the outputs differ"):
-        burnish.optimize(model, Exchange("Sin", "Cos"))
+    _, report = burnish.optimize(model, Exchange("Sin", "Cos"))
+    (line,) = report.warnings
+    assert "how it compares says nothing on these inputs; --calib" in line
 
 
 def test_another_string_is_another_output() -> None:
