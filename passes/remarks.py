@@ -24,6 +24,7 @@ def of_lossy(
     *,
     random: bool,
     warned: bool = False,
+    undefined: Collection[str] = (),
 ) -> Iterator[str]:
     """Yield a line for each thing that somebody who ran lossy passes should know.
 
@@ -33,10 +34,17 @@ def of_lossy(
         error: Relative RMS difference of the outputs from the original's; None if not compared.
         random: Whether the inputs compared were random, and not calibration samples.
         warned: Whether passes have said something already; that nothing changed is then no news.
+        undefined: Outputs in which the original gives NaN on the inputs compared.
     """
     ran = [report for report in reports if report.text in lossy and not report.skipped]
     places = sum(report.rewrites for report in ran)
     samples = "random inputs" if random else "the calibration samples"
+    for name in sorted(undefined):
+        more = ": --calib gives it samples that fit" if random else ""
+        yield (
+            f"the original model gives NaN in output {name!r} on {samples}, which says nothing of "
+            f"the lossy passes there{more}"
+        )
     if ran and not places:
         reasons = _reasons(ran)
         if reasons or not warned:

@@ -333,3 +333,43 @@ def test_sizes_that_fit_in_no_way_leave_the_model_unchecked() -> None:
     _, report = burnish.optimize(model, Scale())
     assert report.verification["samples"] == 0
     assert "the original model does not run" in report.verification["skipped"]
+
+
+def test_a_lossy_pass_need_not_keep_what_is_no_number() -> None:
+    """Random inputs may give NaN; integers, which some lossy passes compute with, have none."""
+
+    @dataclass(frozen=True)
+    class Finite(Pass):
+        name: ClassVar[str] = "finite"
+        lossless: ClassVar[bool] = False
+
+        def apply(self, model: ir.Model, ctx: PassContext) -> None:
+            node = model.graph[0]
+            with ctx.rewrite("finite", node) as go:
+                if go:
+                    node.op_type = "Abs"
+
+    model = parse("g (float[2,3] x) => (float[2,3] y) { z = Sqrt(x)  y = Add(z, x) }")
+    _, report = burnish.optimize(model, Finite())
+    (line,) = (line for line in report.warnings if "NaN" in line)
+    assert line == (
+        "the original model gives NaN in output 'y' on random inputs, which says nothing of the "
+        "lossy passes there: --calib gives it samples that fit"
+    )
+
+
+def test_a_lossy_pass_must_not_make_what_is_no_number() -> None:
+    @dataclass(frozen=True)
+    class Root(Pass):
+        name: ClassVar[str] = "root"
+        lossless: ClassVar[bool] = False
+
+        def apply(self, model: ir.Model, ctx: PassContext) -> None:
+            node = model.graph[0]
+            with ctx.rewrite("root", node) as go:
+                if go:
+                    node.op_type = "Sqrt"
+
+    model = parse("g (float[2,3] x) => (float[2,3] y) { z = Abs(x)  y = Add(z, x) }")
+    with pytest.raises(VerificationError, match=r"has \d NaN"):
+        burnish.optimize(model, Root())
