@@ -23,17 +23,13 @@ class FuseConv(Group):
         from burnish.passes.fuse.blocked import FuseBlocked
         from burnish.passes.fuse.concat import SplitConcat
         from burnish.passes.fuse.conv_pair import MergeConvs
-        from burnish.passes.fuse.depth_to_space import FuseDepthToSpace
+        from burnish.passes.fuse.enlarge import FuseEnlarge
         from burnish.passes.fuse.fill import FillChannels
         from burnish.passes.fuse.gate import FuseGate
-        from burnish.passes.fuse.transposed import FuseTransposed
-        from burnish.passes.fuse.upsampled import FuseUpsampled
 
         return (
             MergeConvs(),
-            FuseUpsampled(),
-            FuseTransposed(),
-            FuseDepthToSpace(),
+            FuseEnlarge(),
             FuseGate(),
             FuseBlocked(),
             SplitConcat(),

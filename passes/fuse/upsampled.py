@@ -19,8 +19,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
@@ -28,7 +27,7 @@ import onnx_ir as ir
 from burnish.passes.context import PassContext
 from burnish.passes.fuse.phases import obstacle, pads_of, phases, repeats, scales_of
 from burnish.passes.pattern import const, variadic
-from burnish.passes.rule import Builder, NoMatch, Operand, Replacement, Rule, RulePass, rule
+from burnish.passes.rule import Builder, NoMatch, Operand, Replacement, rule
 
 PREFERENCE = "DepthToSpace-phases"
 
@@ -170,15 +169,3 @@ def _smaller(op: Builder, part: Operand, factor: int) -> ir.Value:
 
 def _joined(op: Builder, parts: Sequence[ir.Value | Operand]) -> Any:
     return parts[0] if len(parts) == 1 else op.Concat(*parts, axis=1)
-
-
-@dataclass(frozen=True)
-class FuseUpsampled(RulePass):
-    """Compute convolutions of upsampled maps before they are upsampled."""
-
-    name: ClassVar[str] = "fuse-upsampled"
-    rules: ClassVar[tuple[Rule, ...]] = (
-        pointwise_before_resize,
-        conv_of_upsampled,
-        conv_of_upsampled_parts,
-    )

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""DepthToSpace moves whole runs of channels, or the rule says why not.
+"""DepthToSpace moves whole runs of channels, or rows, or the rule says why not.
 
 Numbers are compared with the runtime's own optimizations off, within `numeric.TOLERANCES`:
 relative 1e-4 for float32.
@@ -7,17 +7,25 @@ relative 1e-4 for float32.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 
+import numpy as np
 import onnx_ir as ir
 import pytest
 
+from burnish.backends import onnxruntime
+from burnish.backends.preferences import Preference
+from burnish.backends.target import Target
 from burnish.passes.fuse.depth_to_space import (
-    FuseDepthToSpace,
+    ROWS,
+    activation_before_depth_to_space,
+    depth_to_space_by_rows,
     depth_to_space_by_runs,
     phases_first,
 )
-from burnish.testing import assert_refuses, assert_same_outputs, run_pass
+from burnish.passes.fuse.enlarge import FuseEnlarge
+from burnish.testing import assert_refuses, assert_same_outputs, parse, refusals, run_pass
 
 Freeze = Callable[..., ir.Model]
 
@@ -53,7 +61,7 @@ def test_runs_keep_the_numbers(freeze: Freeze, scale: int, mode: str, conv: str)
         conv=conv,
     )
     after = before.clone()
-    run_pass(FuseDepthToSpace(), after)
+    run_pass(FuseEnlarge(), after)
     assert "DepthToSpace" not in _kinds(after)
     assert _kinds(after).count("Transpose") == 3
     assert_same_outputs(before, after)
@@ -63,7 +71,7 @@ def test_runs_are_found_behind_an_activation(freeze: Freeze) -> None:
     shuffle = 'DepthToSpace<blocksize=2, mode="CRD">'
     before = _model(freeze, shuffle, conv="HardSigmoid<alpha=0.3>(a)", first="a = Conv(x, w)")
     after = before.clone()
-    run_pass(FuseDepthToSpace(), after)
+    run_pass(FuseEnlarge(), after)
     assert _kinds(after)[:2] == ["Conv", "HardSigmoid"]
     assert "DepthToSpace" not in _kinds(after)
     assert_same_outputs(before, after)
@@ -104,3 +112,76 @@ def test_refuses_to_order_filters_with_groups(freeze: Freeze) -> None:
         ' { c = Conv<group=2>(x, w)  y = DepthToSpace<blocksize=2, mode="CRD">(c) }'
     )
     assert_refuses(phases_first, model, "groups")
+
+
+def test_an_activation_goes_before_the_map_is_enlarged(freeze: Freeze) -> None:
+    before = freeze(
+        "g (float[1,8,3,5] x, float[12,8,1,1] w) => (float[1,3,6,10] y)"
+        ' { c = Conv(x, w)  d = DepthToSpace<blocksize=2, mode="CRD">(c)  y = Sigmoid(d) }'
+    )
+    after = before.clone()
+    run_pass(activation_before_depth_to_space, after)
+    assert _kinds(after) == ["Conv", "Sigmoid", "DepthToSpace"]
+    assert_same_outputs(before, after)
+
+
+def test_an_activation_stays_where_no_convolution_takes_it_in() -> None:
+    model = parse(
+        "g (float[1,12,3,5] x) => (float[1,3,6,10] y)"
+        " { d = DepthToSpace<blocksize=2>(x)  y = Sigmoid(d) }"
+    )
+    assert_refuses(activation_before_depth_to_space, model, "no convolution")
+
+
+@pytest.mark.parametrize("batch", [1, 2])
+@pytest.mark.parametrize("mode", ["", ', mode="CRD"'])
+@pytest.mark.parametrize(("scale", "channels"), [(2, 1), (2, 3), (3, 3), (4, 2)])
+def test_rows_keep_every_bit(
+    freeze: Freeze, batch: int, mode: str, scale: int, channels: int
+) -> None:
+    before = freeze(
+        f"g (float[N,{scale**2 * channels},H,W] x) => (float[N,{channels},P,Q] y)"
+        f" {{ y = DepthToSpace<blocksize={scale}{mode}>(x) }}"
+    )
+    after = before.clone()
+    run_pass(depth_to_space_by_rows, after)
+    assert _kinds(after).count("Transpose") == 2
+    assert "DepthToSpace" not in _kinds(after)
+    shape = (batch, scale**2 * channels, 3, 5)
+    x = np.arange(np.prod(shape), dtype=np.float32).reshape(shape)
+    with onnxruntime.session(before) as old, onnxruntime.session(after) as new:
+        np.testing.assert_array_equal(old.run({"x": x})["y"], new.run({"x": x})["y"])
+
+
+def test_rows_wait_for_an_activation_to_go_first(freeze: Freeze) -> None:
+    before = freeze(
+        "g (float[1,8,3,5] x, float[12,8,1,1] w) => (float[1,3,6,10] y)"
+        " { c = Conv(x, w)  d = DepthToSpace<blocksize=2>(c)  y = Sigmoid(d) }"
+    )
+    assert_refuses(depth_to_space_by_rows, before.clone(), "an activation behind it goes first")
+    after = before.clone()
+    run_pass(FuseEnlarge(), after)
+    assert _kinds(after)[:2] == ["Conv", "Sigmoid"]
+    assert _kinds(after).count("Transpose") == 2
+    assert_same_outputs(before, after)
+
+
+@pytest.mark.parametrize(
+    ("given", "reason"),
+    [
+        ("float16[1,12,3,5] x) => (float16", "only float32"),
+        ("float[1,C,3,5] x) => (float", "the number of channels is unknown"),
+    ],
+)
+def test_rows_refuse(given: str, reason: str) -> None:
+    model = parse(f"g ({given}[1,D,6,10] y) {{ y = DepthToSpace<blocksize=2>(x) }}")
+    assert_refuses(depth_to_space_by_rows, model, reason)
+
+
+def test_rows_stay_where_the_target_does_not_prefer_them() -> None:
+    model = parse(
+        "g (float[1,12,3,5] x) => (float[1,3,6,10] y) { y = DepthToSpace<blocksize=2>(x) }"
+    )
+    target = dataclasses.replace(Target.parse("cpu"), preferences=(Preference(ROWS, False),))
+    ctx = run_pass(depth_to_space_by_rows, model, target=target)
+    assert any("no faster fused" in reason for reason in refusals(ctx)["depth-to-space-by-rows"])

@@ -17,11 +17,9 @@ from burnish.backends.preferences import Preference
 from burnish.backends.target import Target
 from burnish.passes.fuse.transposed import (
     PREFERENCE,
-    FuseTransposed,
-    activation_before_depth_to_space,
     transposed_pair,
 )
-from burnish.testing import assert_refuses, assert_same_outputs, parse, refusals, run_pass
+from burnish.testing import assert_refuses, assert_same_outputs, refusals, run_pass
 
 Freeze = Callable[..., ir.Model]
 
@@ -95,22 +93,3 @@ def test_refuses_where_the_target_does_not_prefer_it(freeze: Freeze) -> None:
     target = dataclasses.replace(Target.parse("cpu"), preferences=(Preference(PREFERENCE, False),))
     ctx = run_pass(transposed_pair, _model(freeze), target=target)
     assert any("no faster fused" in reason for reason in refusals(ctx)["transposed-pair"])
-
-
-def test_an_activation_goes_before_the_map_is_enlarged(freeze: Freeze) -> None:
-    before = freeze(
-        "g (float[1,8,3,5] x, float[12,8,1,1] w) => (float[1,3,6,10] y)"
-        ' { c = Conv(x, w)  d = DepthToSpace<blocksize=2, mode="CRD">(c)  y = Sigmoid(d) }'
-    )
-    after = before.clone()
-    run_pass(FuseTransposed(), after)
-    assert _kinds(after) == ["Conv", "Sigmoid", "DepthToSpace"]
-    assert_same_outputs(before, after)
-
-
-def test_an_activation_stays_where_no_convolution_takes_it_in() -> None:
-    model = parse(
-        "g (float[1,12,3,5] x) => (float[1,3,6,10] y)"
-        " { d = DepthToSpace<blocksize=2>(x)  y = Sigmoid(d) }"
-    )
-    assert_refuses(activation_before_depth_to_space, model, "no convolution")

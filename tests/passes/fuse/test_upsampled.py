@@ -14,8 +14,8 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
+from burnish.passes.fuse.enlarge import FuseEnlarge
 from burnish.passes.fuse.upsampled import (
-    FuseUpsampled,
     conv_of_upsampled,
     conv_of_upsampled_parts,
     pointwise_before_resize,
@@ -94,7 +94,7 @@ def test_phases_refuse(freeze: Freeze, given: dict[str, object], reason: str) ->
 def test_a_pointwise_convolution_comes_first(freeze: Freeze, how: str) -> None:
     before = _model(freeze, "Conv(r, w, b)", kernel="1,1", scale=2.5, how=how)
     after = before.clone()
-    run_pass(FuseUpsampled(), after)
+    run_pass(FuseEnlarge(), after)
     assert [node.op_type for node in after.graph] == ["Conv", "Resize"]
     assert_same_outputs(before, after)
 
