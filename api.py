@@ -121,65 +121,36 @@ def optimize(
         BudgetError: `max_error` was exceeded, or a pass cannot meet its budget.
     """
     started = time.perf_counter()
-    if max_error is not None and not max_error >= 0:  # NaN, too: nothing would ever miss it
-        raise InputError(f"max_error {max_error:g} is no error budget", hint="give 0 or more")
-    plan = Plan(Path(artifact)) if isinstance(artifact, str | os.PathLike) else artifact
-    if plan is not None:
-        plan.check()
+    _check_error_budget(max_error)
+    plan = _plan(artifact)
     pipeline = with_max_drop(Pipeline.of(passes), max_drop, eval)
     pipeline = (with_best_effort(pipeline) if best_effort else pipeline).expand()
     on = target if isinstance(target, Target) else Target.parse(target)
     loaded = frontends.load(source)
-    model = loaded.model
-    opset = model.opset_imports.get("", 0)
-    if opset > on.max_opset:
-        raise InputError(
-            f"the model imports opset {opset}; target {on.name} runs up to {on.max_opset}",
-            hint="export it at a lower opset",
-        )
-    samples = _calibration(calibration, model)
+    _check_opset(loaded.model, on)
+    samples = _calibration(calibration, loaded.model)
     guard = Guard(verify, samples, seed)
-    watchers = [*instruments, guard]
-    if on.provider != "CPUExecutionProvider":  # whose compilers refuse nodes; blame who made them
-        watchers.append(Origins(model))
-    ctx = PassContext(on, samples, seed, watchers, warnings=list(loaded.notes))
-    ctx.strict = strict
+    ctx = PassContext(
+        on,
+        samples,
+        seed,
+        _watchers(instruments, guard, loaded.model, on),
+        warnings=list(loaded.notes),
+        explain=None if explain is None else Explain(explain),
+        strict=strict,
+    )
+    if progress is not None:
+        ctx.progress = progress
     ctx.decisions = Decisions.start(
-        model,
+        loaded.model,
         ctx,
         measure=os.environ.get("BURNISH_MEASURE") != "0" if measure is None else measure,
         replay=decisions,
     )
-    ctx.explain = None if explain is None else Explain(explain)
-    if progress is not None:
-        ctx.progress = progress
-    before = ModelStats.of(model)
-    counts = _census(model, on, ctx) if count_executed else None
-    guard.start(model)
-    if max_error is not None and (guard.level == "off" or guard.unchecked):
-        why = guard.unchecked or "verification is off"
-        raise InputError(f"the error budget cannot be checked: {why}")
-    model = pipeline.run(model, ctx)
-    guard.finish(model)
-    for line in guard.remarks():
-        ctx.warn(line)
-    lossy = {str(item) for item in pipeline.passes if not item.lossless}
-    error = guard.final_error
-    warned = bool(ctx.warnings)
-    for line in remarks.of_lossy(
-        lossy,
-        ctx.reports,
-        error,
-        random=samples is None,
-        warned=warned,
-        undefined=guard.undefined,
-    ):
-        ctx.warn(line)
-    executed = None
-    if counts is not None:
-        executed = {"before": counts, "after": census(model, on)}
-        for line in losses(counts, executed["after"], on):
-            ctx.warn(line)
+    before = ModelStats.of(loaded.model)
+    counts = _census(loaded.model, on, ctx) if count_executed else None
+    model = _run(pipeline, loaded.model, ctx, guard, max_error)
+    _warn(pipeline, ctx, guard)
     report = Report(
         input={"source": _describe(source), "sha256": loaded.digest},
         pipeline=str(pipeline),
@@ -191,16 +162,11 @@ def optimize(
         passes=ctx.reports,
         verification=guard.as_dict(),
         warnings=ctx.warnings,
-        census=executed,
+        census=None if counts is None else _compared(counts, model, ctx),
         decisions=ctx.decisions.all(),
         explanations=[] if ctx.explain is None else ctx.explain.left_in(model),
     )
-    if max_error is not None and error is not None and error > max_error:
-        raise BudgetError(
-            f"the outputs differ by {error:.3g} (relative RMS) from the original; "
-            f"the budget is {max_error:g}",
-            hint="leave out lossy passes or raise the budget",
-        )
+    _check_error(guard.final_error, max_error)
     if output is not None:
         OnnxRuntime().lower(model, on, Path(output))
     if plan is not None:
@@ -262,12 +228,87 @@ def versions() -> dict[str, str]:
     return {name: metadata.version(name) for name in _PACKAGES}
 
 
+def _plan(artifact: str | os.PathLike[str] | Plan | None) -> Plan | None:
+    """Return what artefact to write, checked before the work."""
+    plan = Plan(Path(artifact)) if isinstance(artifact, str | os.PathLike) else artifact
+    if plan is not None:
+        plan.check()
+    return plan
+
+
+def _check_error_budget(max_error: float | None) -> None:
+    if max_error is not None and not max_error >= 0:  # NaN, too: nothing would ever miss it
+        raise InputError(f"max_error {max_error:g} is no error budget", hint="give 0 or more")
+
+
+def _check_opset(model: ir.Model, target: Target) -> None:
+    opset = model.opset_imports.get("", 0)
+    if opset > target.max_opset:
+        raise InputError(
+            f"the model imports opset {opset}; target {target.name} runs up to {target.max_opset}",
+            hint="export it at a lower opset",
+        )
+
+
+def _check_error(error: float | None, max_error: float | None) -> None:
+    if max_error is not None and error is not None and error > max_error:
+        raise BudgetError(
+            f"the outputs differ by {error:.3g} (relative RMS) from the original; "
+            f"the budget is {max_error:g}",
+            hint="leave out lossy passes or raise the budget",
+        )
+
+
+def _watchers(
+    instruments: Sequence[Instrument], guard: Guard, model: ir.Model, target: Target
+) -> list[Instrument]:
+    watchers = [*instruments, guard]
+    if (
+        target.provider != "CPUExecutionProvider"
+    ):  # whose compilers refuse nodes; blame who made them
+        watchers.append(Origins(model))
+    return watchers
+
+
+def _run(
+    pipeline: Pipeline, model: ir.Model, ctx: PassContext, guard: Guard, max_error: float | None
+) -> ir.Model:
+    """Run a pipeline under the guard, and return the model that it gives."""
+    guard.start(model)
+    if max_error is not None and (guard.level == "off" or guard.unchecked):
+        why = guard.unchecked or "verification is off"
+        raise InputError(f"the error budget cannot be checked: {why}")
+    model = pipeline.run(model, ctx)
+    guard.finish(model)
+    return model
+
+
+def _warn(pipeline: Pipeline, ctx: PassContext, guard: Guard) -> None:
+    """Warn of what could not be told, and of what lossy passes did."""
+    for line in guard.remarks():
+        ctx.warn(line)
+    lossy = {str(item) for item in pipeline.passes if not item.lossless}
+    random, warned = ctx.calibration is None, bool(ctx.warnings)
+    for line in remarks.of_lossy(
+        lossy, ctx.reports, guard.final_error, random=random, warned=warned
+    ):
+        ctx.warn(line)
+
+
 def _census(model: ir.Model, target: Target, ctx: PassContext) -> Census | None:
     try:
         return census(model, target)
     except InputError as error:
         ctx.warn(f"what the runtime executes was not counted: {error}")
         return None
+
+
+def _compared(before: Census, model: ir.Model, ctx: PassContext) -> dict[str, Census]:
+    """Count what the runtime executes now, and warn where it fuses less than before."""
+    counts = {"before": before, "after": census(model, ctx.target)}
+    for line in losses(before, counts["after"], ctx.target):
+        ctx.warn(line)
+    return counts
 
 
 def _calibration(given: Calibration | None, model: ir.Model) -> CalibrationSource | None:
