@@ -16,6 +16,9 @@ from burnish.passes.rule import Builder
 _AXES_INPUT_SINCE = 13
 _SLICE_INPUTS_SINCE = 10
 
+Bounds = dict[int, tuple[int, int, int]]
+"""What a Slice keeps: axis -> start, end, step."""
+
 
 def is_given(node: ir.Node, name: str, index: int) -> bool:
     """Whether the node carries the argument, in either form."""
@@ -43,6 +46,24 @@ def ints_of(node: ir.Node, name: str, index: int) -> tuple[int, ...] | None:
     return None if node.op_type == "Squeeze" and not found else found
 
 
+def bounds_of(node: ir.Node, rank: int | None) -> Bounds | None:
+    """Return the bounds of a Slice, or None if they are not constant.
+
+    Args:
+        node: The Slice.
+        rank: Number of axes; axes that count from the end do so still where it is not known.
+    """
+    starts, ends = ints_of(node, "starts", 1), ints_of(node, "ends", 2)
+    if starts is None or ends is None or has_reference(node):
+        return None
+    axes = ints_of(node, "axes", 3) if is_given(node, "axes", 3) else tuple(range(len(starts)))
+    steps = ints_of(node, "steps", 4) if is_given(node, "steps", 4) else (1,) * len(starts)
+    if axes is None or steps is None:
+        return None
+    known = [axis + rank if axis < 0 and rank is not None else axis for axis in axes]
+    return dict(zip(known, zip(starts, ends, steps, strict=True), strict=True))
+
+
 def has_reference(node: ir.Node) -> bool:
     """Whether an attribute gets its value from the caller of the function around the node."""
     return any(attribute.is_ref() for attribute in node.attributes.values())
@@ -66,8 +87,8 @@ def with_axes(op: Builder, op_type: str, x: Any, axes: Sequence[int]) -> Any:
     return op.node(op_type, [x, np.array(axes, dtype=np.int64)], {})
 
 
-def with_bounds(op: Builder, x: Any, bounds: dict[int, tuple[int, int, int]]) -> Any:
-    """Build a Slice from axis -> (start, end, step), in the form the operator set has."""
+def with_bounds(op: Builder, x: Any, bounds: Bounds) -> Any:
+    """Build a Slice in the form the operator set has."""
     axes = sorted(bounds)
     starts, ends, steps = zip(*(bounds[axis] for axis in axes), strict=True)
     if op.opset_imports.get("", 1) < _SLICE_INPUTS_SINCE:

@@ -8,10 +8,10 @@ from typing import Any
 import onnx_ir as ir
 
 from burnish.passes.cleanup.arguments import (
+    bounds_of,
     cast_target,
     has_reference,
     ints_of,
-    is_given,
     with_bounds,
 )
 from burnish.passes.rule import NoMatch, Operand, Rule, rule
@@ -87,13 +87,10 @@ def slice_slice(op: Any, x: Any) -> Any:
     return op.Slice(op.Slice(x, _more=True, _bind="inner"), _more=True, _bind="outer")
 
 
-_Bounds = dict[int, tuple[int, int, int]]
-
-
 @slice_slice.rewrite
 def _(op: Any, x: Operand, inner: ir.Node, outer: ir.Node) -> Any:
-    first, second = _bounds(inner, x.rank), _bounds(outer, x.rank)
-    if first is None or second is None:
+    first, second = bounds_of(inner, x.rank), bounds_of(outer, x.rank)
+    if first is None or second is None or min((*first, *second, 0)) < 0:
         return NoMatch("the bounds are not constant")
     merged = dict(first)
     for axis, window in second.items():
@@ -102,21 +99,6 @@ def _(op: Any, x: Operand, inner: ir.Node, outer: ir.Node) -> Any:
             return NoMatch("bounds of one axis count from its end")
         merged[axis] = both
     return with_bounds(op, x, merged)
-
-
-def _bounds(node: ir.Node, rank: int | None) -> _Bounds | None:
-    """Return axis -> (start, end, step), or None if that is not known."""
-    if has_reference(node):
-        return None
-    starts, ends = ints_of(node, "starts", 1), ints_of(node, "ends", 2)
-    if starts is None or ends is None:
-        return None
-    axes = ints_of(node, "axes", 3) if is_given(node, "axes", 3) else tuple(range(len(starts)))
-    steps = ints_of(node, "steps", 4) if is_given(node, "steps", 4) else (1,) * len(starts)
-    if axes is None or steps is None or (rank is None and min(axes, default=0) < 0):
-        return None
-    positive = [axis + (rank or 0) if axis < 0 else axis for axis in axes]
-    return dict(zip(positive, zip(starts, ends, steps, strict=True), strict=True))
 
 
 def _within(

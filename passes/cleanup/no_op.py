@@ -7,7 +7,7 @@ from typing import Any
 
 import onnx_ir as ir
 
-from burnish.passes.cleanup.arguments import cast_target, has_reference, ints_of, is_given
+from burnish.passes.cleanup.arguments import bounds_of, cast_target, has_reference, ints_of
 from burnish.passes.cleanup.dims import same_shape
 from burnish.passes.constant import as_array
 from burnish.passes.pattern import const
@@ -134,14 +134,10 @@ def slice_everything(op: Any, x: Any) -> Any:
 
 @slice_everything.rewrite
 def _(op: Any, x: Operand, node: ir.Node) -> Any:
-    starts, ends = ints_of(node, "starts", 1), ints_of(node, "ends", 2)
-    if starts is None or ends is None:
+    bounds = bounds_of(node, x.rank)
+    if bounds is None:
         return NoMatch("the bounds are not constant")
-    axes = ints_of(node, "axes", 3) if is_given(node, "axes", 3) else tuple(range(len(starts)))
-    steps = ints_of(node, "steps", 4) if is_given(node, "steps", 4) else (1,) * len(starts)
-    if axes is None or steps is None or has_reference(node):
-        return NoMatch("the bounds are not constant")
-    for start, end, axis, step in zip(starts, ends, axes, steps, strict=True):
+    for axis, (start, end, step) in bounds.items():
         size = None if x.dims is None or axis >= len(x.dims) else x.dims[axis]
         reach = size if isinstance(size, int) else _TO_THE_END
         if step != 1 or start != 0 or end < reach:

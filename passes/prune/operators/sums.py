@@ -26,35 +26,38 @@ _rule = entering(RULES)
 @_rule("FusedConv", domain=MICROSOFT)
 def _conv(couplings: Couplings, node: ir.Node) -> None:
     """Weights [outputs, inputs / groups, ...]."""
-    data, weight, result = required(node, 0), required(node, 1), node.outputs[0]
-    outputs, inputs = couplings.shape(weight)[:2]
-    groups = node.attributes.get_int("group", 1) or 1
-    couplings.same((data, 0), (result, 0))
-    couplings.same((weight, 0), (result, 1))
-    if (bias := given(node, 2)) is not None:
-        couplings.same((bias, 0), (result, 1))
+    result = node.outputs[0]
+    _convolve(couplings, node, near=(required(node, 0), 1), far=(result, 1))
     if (residual := given(node, 3)) is not None:
         broadcast(couplings, [residual], result)
-    if groups == 1:
-        couplings.same((data, 1), (weight, 1))
-    else:
-        _grouped(couplings, groups, (data, 1), inputs, (result, 1), outputs, inner=(weight, 1))
 
 
 @_rule("ConvTranspose")
 def _conv_transpose(couplings: Couplings, node: ir.Node) -> None:
     """Weights [inputs, outputs / groups, ...]."""
-    data, weight, result = required(node, 0), required(node, 1), node.outputs[0]
-    inputs, outputs = couplings.shape(weight)[:2]
+    _convolve(couplings, node, near=(node.outputs[0], 1), far=(required(node, 0), 1))
+
+
+def _convolve(couplings: Couplings, node: ir.Node, *, near: Dim, far: Dim) -> None:
+    """Couple a convolution's channels with its weights.
+
+    Args:
+        couplings: Where to.
+        node: The convolution.
+        near: The channels that the second axis of the weights has, those of one group.
+        far: The channels that the first axis has, all of them.
+    """
+    weight, result = required(node, 1), node.outputs[0]
+    total, each = couplings.shape(weight)[:2]
     groups = node.attributes.get_int("group", 1) or 1
-    couplings.same((data, 0), (result, 0))
-    couplings.same((weight, 0), (data, 1))
+    couplings.same((required(node, 0), 0), (result, 0))
+    couplings.same((weight, 0), far)
     if (bias := given(node, 2)) is not None:
         couplings.same((bias, 0), (result, 1))
     if groups == 1:
-        couplings.same((weight, 1), (result, 1))
+        couplings.same(near, (weight, 1))
     else:
-        _grouped(couplings, groups, (result, 1), outputs, (data, 1), inputs, inner=(weight, 1))
+        _grouped(couplings, groups, near, each, far, total, inner=(weight, 1))
 
 
 def _grouped(
