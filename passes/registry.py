@@ -59,6 +59,7 @@ BUILT_IN: dict[str, str] = {
     "merge-products": "burnish.passes.fuse.merge:MergeProducts",
     "lower": "burnish.passes.fuse.lower:Lower",
     "pointwise": "burnish.passes.fuse.pointwise:Pointwise",
+    "block-residuals": "burnish.passes.fuse.residual:BlockResiduals",
     "products-to-convs": "burnish.passes.fuse.pointwise:ProductsToConvs",
     "convs-to-products": "burnish.passes.fuse.rows:ConvsToProducts",
     "keep-apart": "burnish.passes.fuse.apart:KeepApart",

@@ -44,6 +44,7 @@ class Fuse(Group):
         from burnish.passes.fuse.pad import FusePad
         from burnish.passes.fuse.pointwise import Pointwise
         from burnish.passes.fuse.quantized import FuseQuantized
+        from burnish.passes.fuse.residual import BlockResiduals
         from burnish.passes.fuse.rotary import FuseRotary
         from burnish.passes.fuse.shuffle import FuseShuffle
         from burnish.passes.fuse.sizes import KnownSizes
@@ -75,4 +76,5 @@ class Fuse(Group):
             KeepApart(),
             Cleanup(),
             Pointwise(),
+            BlockResiduals(),
         )
