@@ -290,7 +290,12 @@ def _warn(pipeline: Pipeline, ctx: PassContext, guard: Guard) -> None:
     lossy = {str(item) for item in pipeline.passes if not item.lossless}
     random, warned = ctx.calibration is None, bool(ctx.warnings)
     for line in remarks.of_lossy(
-        lossy, ctx.reports, guard.final_error, random=random, warned=warned
+        lossy,
+        ctx.reports,
+        guard.final_error,
+        random=random,
+        warned=warned,
+        undefined=guard.undefined,
     ):
         ctx.warn(line)
 
