@@ -3,12 +3,14 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
+from burnish.backends.trial import returns
 from burnish.errors import BurnishError, InputError
 
 if TYPE_CHECKING:
@@ -102,15 +104,19 @@ class RandomRun:
         sizes: Of symbolic dimensions, by name.
         feeds: The inputs.
         outputs: What came of them.
+        unusual: Whether the model does not run at the usual sizes.
     """
 
     sizes: dict[str, int]
     feeds: dict[str, Array]
     outputs: dict[str, Array]
+    unusual: bool = False
 
 
 def random_run(session: Session, seed: int = 0, dims: Mapping[str, int] | None = None) -> RandomRun:
     """Run a model on `random_feeds` of the first sizes of `sizes_to_try` that it runs on.
+
+    All but the usual sizes are tried in a copy of the process first, which they may end.
 
     Raises:
         BurnishError: it runs on none of them; why not on the usual ones.
@@ -119,8 +125,10 @@ def random_run(session: Session, seed: int = 0, dims: Mapping[str, int] | None =
     failure: BurnishError | None = None
     for sizes in sizes_to_try(session.inputs, dims):
         feeds = random_feeds(session, seed, sizes)
+        if failure is not None and not returns(functools.partial(session.run, feeds)):
+            continue
         try:
-            return RandomRun(sizes, feeds, session.run(feeds))
+            return RandomRun(sizes, feeds, session.run(feeds), failure is not None)
         except BurnishError as error:
             failure = failure or error
     assert failure is not None

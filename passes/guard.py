@@ -11,6 +11,7 @@ takes as much memory again.
 from __future__ import annotations
 
 import contextlib
+import functools
 import itertools
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -123,6 +124,7 @@ class Guard(Instrument):
         A declared size that is wrong for every input but the first is found by no other means.
         """
         from burnish.backends.feeds import BATCH, random_feeds, random_run
+        from burnish.backends.trial import returns
 
         first = random_run(session, self.seed)
         self._feeds.append(first.feeds)
@@ -134,6 +136,8 @@ class Guard(Instrument):
                 continue
             with contextlib.suppress(BurnishError):
                 feeds = random_feeds(session, self.seed + 1, others)
+                if first.unusual and not returns(functools.partial(session.run, feeds)):
+                    continue
                 self._original.append(session.run(feeds))
                 self._feeds.append(feeds)
                 break

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import numpy as np
 import onnx_ir as ir
 import pytest
@@ -110,6 +112,25 @@ def test_a_model_that_runs_at_no_size_says_why_at_the_usual_ones() -> None:
     assert random_run(session(parse(text)), dims={"M": 7}).sizes == {"N": 1, "M": 7}
     with pytest.raises(InputError, match="no input has a dimension 'K'"):
         random_run(session(parse(text)), dims={"K": 7})
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the system does not copy processes so")
+def test_sizes_at_which_the_runtime_ends_the_process_are_passed_by() -> None:
+    """Scan divides by zero where it has nothing to do (ONNX Runtime 1.31), here at [32, 32]."""
+    model = parse(
+        """g (float[A,B] x) => (float[C,D] y)
+        <int64[1] one = {1}, int64[1] end = {31}, int64[4] pads = {0, 99, 0, 0}> {
+            n = Shape<start = 0, end = 1>(x)
+            start = Sub(n, one)
+            few = Slice(x, start, end, one)
+            t = Scan<num_scan_inputs = 1, scan_input_axes = [1], scan_output_axes = [1],
+                body = b (float[r] v) => (float[r] w) { w = Neg(v) }>(few)
+            s = ReduceSum<keepdims = 1>(t)
+            z = Add(x, s)
+            y = Pad<mode = "reflect">(z, pads)
+        }"""
+    )
+    assert random_run(session(model)).sizes == {"A": 1, "B": 128}
 
 
 def test_weights_listed_as_inputs_are_not_fed() -> None:
