@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Sparse initializers are read as dense ones, whichever form their indices have."""
+"""Sparse constants are read as dense ones, whichever form their indices have."""
 
 from __future__ import annotations
 
@@ -40,7 +40,29 @@ def test_both_forms_of_indices(indices: np.ndarray) -> None:
     tensor = loaded.model.graph.initializers["w"].const_value
     assert tensor is not None
     np.testing.assert_array_equal(tensor.numpy(), DENSE)
-    assert "1 sparse initializers were made dense" in loaded.notes
+    assert "1 sparse initializer was made dense" in loaded.notes
+
+
+def test_sparse_constants_in_subgraphs_too() -> None:
+    sparse = model(np.array([1, 3])).graph.sparse_initializer[0]
+    made = onnx.parser.parse_model(
+        '<ir_version: 10, opset_import: ["" : 21]> g (float[N,2] x, bool c) => (float[N,3] y) {'
+        "y = If(c) <then_branch = t () => (float[N,3] a) { v = Constant<value = float {0}>() "
+        "a = MatMul(x, v) }, else_branch = e () => (float[N,3] b) { w = Constant<value = float {0}>"
+        "() b = MatMul(x, w) }> }"
+    )
+    for branch in made.graph.node[0].attribute:
+        value = branch.g.node[0].attribute[0]
+        value.Clear()
+        value.name, value.type = "sparse_value", onnx.AttributeProto.SPARSE_TENSOR
+        value.sparse_tensor.CopyFrom(sparse)
+    onnx.checker.check_model(made)
+    loaded = load(made)
+    assert "2 sparse Constants were made dense" in loaded.notes
+    constants = [node for node in loaded.model.graph.all_nodes() if node.op_type == "Constant"]
+    assert len(constants) == 2
+    for node in constants:
+        np.testing.assert_array_equal(node.attributes["value"].as_tensor().numpy(), DENSE)
 
 
 @pytest.mark.parametrize(
