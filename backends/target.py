@@ -343,13 +343,15 @@ def _has_runnable_body(
     for node in function.node:
         node_opset = opsets.get(node.domain, opset)
         node_type = types.get(node.input[0]) if node.input else None
-        if not _support(provider, node.domain, node.op_type, node_opset, node_type):
-            return False
         since = _since(node.domain, node.op_type, node_opset)
-        # OpSchema::GetFunction validates a body that is written down: it may mean no operator that
-        # the model's opset has changed. One that is built for a node it takes as it is.
-        changed = since != _since(domain, node.op_type, opset)
-        if fixed and node.domain == domain and changed:
+        if fixed and node.domain == domain:
+            # OpSchema::GetFunction validates a body that is written down: it may mean no operator
+            # that the model's opset has changed, nor may the bodies of its operators. One that is
+            # built for a node it takes as it is.
+            if since != _since(domain, node.op_type, opset):
+                return False
+            node_opset = opset
+        if not _support(provider, node.domain, node.op_type, node_opset, node_type):
             return False
         schema = _schemas()[node.domain, node.op_type][since or 0]
         for name, output in zip(node.output, schema.outputs, strict=False):

@@ -80,6 +80,7 @@ class Upgrade(Pass):
         where = f"opset {current} -> {wanted}"
         try:
             change = plan(model, wanted)
+            _check_runs(model, current, wanted, ctx.target)
         except CannotUpgrade as error:
             ctx.refuse("upgrade-opset", where, str(error))
             ctx.warn(f"the model stays at opset {current}: {error}")
@@ -96,6 +97,25 @@ def _auto(model: ir.Model, target: Target) -> int:
         pools = (node.op_type == "AveragePool" for node in model.graph.all_nodes())
         return 18 if any(pools) else wanted
     return wanted
+
+
+def _check_runs(model: ir.Model, old: int, new: int, target: Target) -> None:
+    """Refuse what the target runs at the old opset and would not run at the new one.
+
+    ONNX Runtime expands an operator without a kernel by its function, which it takes only at opsets
+    that changed none of the operators in it.
+
+    Raises:
+        CannotUpgrade: there is such an operator.
+    """
+    for node in model.graph.all_nodes():
+        if node.domain != "" or node.op_type in _SUCCESSORS:
+            continue
+        dtype = node.inputs[0].dtype if node.inputs and node.inputs[0] is not None else None
+        before, after = (target.runs(node.op_type, opset=at, dtype=dtype) for at in (old, new))
+        if before and not after:
+            kind = "" if dtype is None else f" of {dtype.name.lower()}"
+            raise CannotUpgrade(f"target {target.name} does not run {node.op_type}{kind} at {new}")
 
 
 def upgrade(model: ir.Model, opset: int) -> None:

@@ -222,6 +222,19 @@ def test_a_function_is_expanded_only_while_its_operators_mean_the_same(
     assert cpu.runs("Swish", opset=opset, dtype=F) == loads(text)
 
 
+@pytest.mark.parametrize("op_type", ["Softplus", "Mish"])
+@pytest.mark.parametrize("opset", range(18, 23))
+def test_a_function_within_a_function_is_expanded_at_the_opset_of_the_model(
+    cpu: Target, op_type: str, opset: int
+) -> None:
+    """Mish is a function of Softplus, which is one that newer opsets than 18 do not take."""
+    text = (
+        f'<ir_version: 10, opset_import: ["" : {opset}]> '
+        f"g (double[4] x) => (double[4] y) {{ y = {op_type}(x) }}"
+    )
+    assert cpu.runs(op_type, opset=opset, dtype=ir.DataType.DOUBLE) == loads(text)
+
+
 # One call of each, valid since opset 21.
 _BUILT_FOR_A_NODE = {
     "GroupNormalization": "GroupNormalization<num_groups=2>(x, s, s)",

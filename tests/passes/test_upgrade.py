@@ -546,3 +546,13 @@ def test_auto_stays_below_a_kernel_that_is_slower() -> None:
     model = parse(text)
     run_pass(Upgrade(), model, target=indifferent)
     assert model.opset_imports[""] == AUTO
+
+
+def test_what_the_target_would_run_no_longer_stays() -> None:
+    """ONNX Runtime takes the function of Softplus at opset 18 only, and has no double kernel."""
+    before = model(18, "g (double[4] x) => (double[4] y) { y = Softplus(x) }")
+    ctx = run_pass(Upgrade(), before)
+    assert before.opset_imports[""] == 18
+    assert "does not run Softplus of double at 21" in ctx.warnings[0]
+    with onnxruntime.session(before) as session:
+        session.run(random_feeds(session, seed=0))
