@@ -79,6 +79,11 @@ def _(
     left, right = parts
     if many.array is None or also.array is None or many.array.size != also.array.size:
         return NoMatch("not as many axes are joined on both sides")
+    assert a.dims is not None
+    assert b.dims is not None
+    pairs = list(zip(a.dims, b.dims, strict=False))[: many.array.size]
+    if sum(not same_dim(*pair) for pair in pairs) > 1:  # equal products leave one to be known
+        return NoMatch("other sizes are joined on both sides")
     if turned is not None:
         axes = list(range(many.array.size + 2))
         right = op.Transpose(right, perm=[*axes[:-2], axes[-1], axes[-2]])

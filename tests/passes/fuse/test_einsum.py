@@ -69,6 +69,7 @@ def test_the_right_side_need_not_be_turned(freeze: Freeze) -> None:
         (("N,2,5,1,4", "N,2,1,3,4"), {"back": [0, 2, 5, 3]}, "without copied sizes"),
         (("N,2,5,2,2", "N,2,1,3,4"), {}, "more than one axis is joined in the middle"),
         (("N,2,5,1,8", "N,2,1,3,4"), {}, "the last axis is not kept"),
+        (("2,3,5,1,4", "3,2,1,3,4"), {}, "other sizes are joined"),
     ],
 )
 def test_other_products_are_refused(
