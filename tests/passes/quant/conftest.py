@@ -16,6 +16,7 @@ from burnish.passes.calibration import CalibrationSource
 
 Build = Callable[..., ir.Model]
 Samples = Callable[..., CalibrationSource]
+Executed = Callable[[ir.Model], onnx.GraphProto]
 Census = Callable[[ir.Model], Counter[str]]
 Error = Callable[[ir.Model, ir.Model], float]
 
@@ -59,10 +60,10 @@ def samples() -> Samples:
 
 
 @pytest.fixture
-def census(tmp_path: Path) -> Census:
-    """Count the operators of the graph that ONNX Runtime really runs, fully optimized."""
+def executed(tmp_path: Path) -> Executed:
+    """Return the graph that ONNX Runtime really runs, fully optimized."""
 
-    def count(model: ir.Model) -> Counter[str]:
+    def graph(model: ir.Model) -> onnx.GraphProto:
         import onnxruntime
 
         options = onnxruntime.SessionOptions()
@@ -70,10 +71,15 @@ def census(tmp_path: Path) -> Census:
         options.log_severity_level = 3
         proto = ir.to_proto(model).SerializeToString()
         onnxruntime.InferenceSession(proto, options, providers=["CPUExecutionProvider"])
-        optimized = onnx.load(tmp_path / "optimized.onnx")
-        return Counter(node.op_type for node in optimized.graph.node)
+        return onnx.load(tmp_path / "optimized.onnx").graph
 
-    return count
+    return graph
+
+
+@pytest.fixture
+def census(executed: Executed) -> Census:
+    """Count the operators of that graph."""
+    return lambda model: Counter(node.op_type for node in executed(model).node)
 
 
 @pytest.fixture

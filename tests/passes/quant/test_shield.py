@@ -15,6 +15,7 @@ from burnish.testing import rewrites, run_pass
 Build = Any
 Samples = Any
 Census = Any
+Executed = Any
 
 CHAIN = """g (float[N,16,8,8] x) => (float[N,16,{size},{size}] y) {{
     a = Conv(x, w1)
@@ -89,3 +90,46 @@ def test_nothing_is_done_where_nothing_threatens(build: Build, samples: Samples)
     )
     ctx = run_pass(QuantStatic(), model, calibration=samples(model, 2, 16, 8, 8))
     assert rewrites(ctx) == {"quant-conv": 3}
+
+
+_STEM = """g (float[N,3,16,16] x) => (float[N,8,8,8] y) {
+    a = Conv<pads=[1,1,1,1]>(x, w1)
+    r = Relu(a)
+    p = MaxPool<kernel_shape=[2,2], strides=[2,2]>(r)
+    b = Conv(p, w2)
+    c = Conv(b, w3)
+    y = Softplus(c)
+}"""
+
+
+def test_a_pool_behind_a_float_convolution_is_not_quantized_by_the_runtime(
+    build: Build, samples: Samples, executed: Executed
+) -> None:
+    model = build(_STEM, w1=(16, 3, 3, 3), w2=(16, 16, 1, 1), w3=(8, 16, 1, 1))
+    calibration = samples(model, 2, 3, 16, 16)
+    ctx = run_pass(QuantStatic(exclude=("a",)), model, calibration=calibration)
+    assert rewrites(ctx)["keep-float"] == 1
+    (pool,) = (node for node in model.graph if node.op_type == "MaxPool")
+    rounding = pool.outputs[0].consumers()[0]
+    assert rounding.attributes.get_int("axis") == 1
+    assert rounding.inputs[1] is not None
+    assert rounding.inputs[1].shape == [16]
+    nodes = executed(model).node
+    makers = {node.output[0]: node.op_type for node in nodes}
+    assert [makers[node.input[0]] for node in nodes if node.op_type == "MaxPool"] == ["Conv"]
+    with (
+        onnxruntime.session(model, optimize="off") as plain,
+        onnxruntime.session(model, optimize="all") as optimized,
+    ):
+        feeds = next(iter(calibration))
+        expected, actual = plain.run(feeds)["y"], optimized.run(feeds)["y"]
+    np.testing.assert_allclose(actual, expected, rtol=0, atol=0.02 * np.abs(expected).max())
+
+
+def test_a_pool_between_quantized_convolutions_stays_int8(
+    build: Build, samples: Samples, census: Census
+) -> None:
+    model = build(_STEM, w1=(16, 3, 3, 3), w2=(16, 16, 1, 1), w3=(8, 16, 1, 1))
+    ctx = run_pass(QuantStatic(), model, calibration=samples(model, 2, 3, 16, 16))
+    assert "keep-float" not in rewrites(ctx)
+    assert census(model)["NhwcMaxPool"] == 1
