@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -44,7 +44,8 @@ def random_feeds(
         model: A model or a session.
         seed: Seed of the generator.
         dims: Sizes of symbolic dimensions by name, for instance ``{"batch": 8}``. Those not given
-            are `BATCH` on a first axis and `EXTENT` elsewhere, one size per name.
+            are `BATCH` on a first axis and `EXTENT` elsewhere, one size per name. One that is
+            computed from others by its name, as ``past + 1``, follows from them.
         ranges: ``(low, high)`` by input name: uniform from there instead, `high` included for
             integers.
 
@@ -76,9 +77,16 @@ def sizes_to_try(
     settled = dims or {}
     usual = symbol_sizes(specs, settled)
     yield usual
+    seen = [usual]
+    masks = {dim for spec in specs if _is_mask(spec.name) for dim in _symbols(spec)}
+    others = {dim for spec in specs if not _is_mask(spec.name) for dim in _symbols(spec)}
+    # A mask over past and present together: twice as long as either, if it is not named a sum.
+    joint = usual | {dim: 2 * usual[dim] for dim in usual if dim in masks - others} | dict(settled)
+    if joint != usual:
+        seen.append(joint)
+        yield joint
     shapes = [_symbols(spec) for spec in specs if spec.shape]
     first, last = {shape[0] for shape in shapes}, {shape[-1] for shape in shapes}
-    seen = [usual]
     for at_first, between, at_last in _LADDER:
         sizes = {
             dim: at_first if dim in first else at_last if dim in last else between for dim in usual
@@ -143,7 +151,35 @@ def _symbols(spec: TensorSpec) -> tuple[int | str, ...]:
 
 
 def _concrete(spec: TensorSpec, sizes: Mapping[str, int]) -> list[int]:
-    return [dim if isinstance(dim, int) else sizes[dim] for dim in _symbols(spec)]
+    return [
+        dim if isinstance(dim, int) else sizes[dim] if dim in sizes else _computed(dim, sizes)
+        for dim in _symbols(spec)
+    ]
+
+
+def _computed(dim: str, sizes: Mapping[str, int]) -> int:
+    """The size of a dimension whose name is a formula of others' names."""
+    import onnx_ir as ir
+
+    size = ir.SymbolicDim(dim).evaluate(sizes)
+    return size if isinstance(size, int) and size > 0 else EXTENT
+
+
+def _is_computed(dim: str, names: Collection[str]) -> bool:
+    """Whether the name of a dimension is a formula of some of these names, as `past + 1` is."""
+    if dim.isidentifier():
+        return False
+    import onnx_ir as ir
+
+    try:
+        inner = ir.SymbolicDim(dim).free_symbols()
+    except ValueError:
+        return False
+    return bool(inner) and all(name in names and name != dim for name in inner)
+
+
+def _is_mask(name: str) -> bool:
+    return "mask" in name.lower()
 
 
 class _HasInputs(Protocol):
@@ -176,6 +212,8 @@ def symbol_sizes(
 ) -> dict[str, int]:
     """The size that `random_feeds` gives each symbolic dimension of inputs, by its name.
 
+    Those that are computed from others are left out, unless they are given.
+
     Args:
         specs: The inputs.
         dims: Sizes of some.
@@ -186,9 +224,11 @@ def symbol_sizes(
         InputError: `dims` names no dimension.
     """
     sizes: dict[str, int] = {}
+    names = {dim for spec in specs for dim in _symbols(spec) if isinstance(dim, str)}
+    computed = {dim for dim in names if dim not in dims and _is_computed(dim, names)}
     for spec in specs:
         for axis, dim in enumerate(_symbols(spec)):
-            if isinstance(dim, str):
+            if isinstance(dim, str) and dim not in computed:
                 default = _extent(spec, axis, typical=typical) if axis else BATCH
                 # A symbol that is the first axis anywhere is the batch everywhere.
                 sizes[dim] = dims.get(dim, min(default, sizes.get(dim, default)))
@@ -224,7 +264,7 @@ def random_array(
     if dtype is ir.DataType.STRING:
         return np.array(["alpha", "beta", "gamma"], dtype=object)[rng.integers(3, size=shape)]
     numpy_type = dtype.numpy()
-    if span is None and "mask" in name.lower():
+    if span is None and _is_mask(name):
         return np.ones(shape, numpy_type)
     if dtype is ir.DataType.BOOL:
         return rng.integers(2, size=shape).astype(numpy_type)

@@ -7,6 +7,7 @@ tries sizes on a model that may not fit must not die of it.
 
 from __future__ import annotations
 
+import faulthandler
 import os
 import sys
 import time
@@ -48,6 +49,7 @@ def _call_and_exit(call: Callable[[], object]) -> None:
     """Call, silently, and end this process without any cleaning up: it is the parent's to do."""
     status = 1
     try:
+        faulthandler.disable()
         silence = os.open(os.devnull, os.O_WRONLY)
         for stream in (1, 2):
             os.dup2(silence, stream)

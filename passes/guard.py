@@ -119,9 +119,10 @@ class Guard(Instrument):
             self._give_up(error)
 
     def _run_on_random(self, session: Session) -> None:
-        """Run on random inputs of two sizes, where the model has sizes that are not fixed.
+        """Run on random inputs of several sizes, where the model has sizes that are not fixed.
 
-        A declared size that is wrong for every input but the first is found by no other means.
+        A declared size that is wrong for every input but the first is found by no other means. A
+        larger batch and longer axes come one at a time: both at once take the most memory of all.
         """
         from burnish.backends.feeds import BATCH, random_feeds, random_run
         from burnish.backends.trial import returns
@@ -129,8 +130,8 @@ class Guard(Instrument):
         first = random_run(session, self.seed)
         self._feeds.append(first.feeds)
         self._original.append(first.outputs)
+        more = {dim: size if size > BATCH else BATCH + 2 for dim, size in first.sizes.items()}
         longer = {dim: 2 * size if size > BATCH else size for dim, size in first.sizes.items()}
-        more = {dim: size if size > BATCH else BATCH + 2 for dim, size in longer.items()}
         for others in (more, longer):
             if others == first.sizes:
                 continue
@@ -140,7 +141,6 @@ class Guard(Instrument):
                     continue
                 self._original.append(session.run(feeds))
                 self._feeds.append(feeds)
-                break
 
     def _give_up(self, error: BurnishError) -> None:
         self._unchecked = f"the original model does not run: {error}"

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import sys
+from typing import NamedTuple
 
 import numpy as np
 import onnx_ir as ir
@@ -16,6 +17,7 @@ from burnish.backends.feeds import (
     TOKENS,
     random_feeds,
     random_run,
+    sizes_to_try,
     symbol_sizes,
 )
 from burnish.backends.onnxruntime import TensorSpec, session
@@ -112,6 +114,42 @@ def test_a_model_that_runs_at_no_size_says_why_at_the_usual_ones() -> None:
     assert random_run(session(parse(text)), dims={"M": 7}).sizes == {"N": 1, "M": 7}
     with pytest.raises(InputError, match="no input has a dimension 'K'"):
         random_run(session(parse(text)), dims={"K": 7})
+
+
+PAST = """g (int64[B,S] ids, float[B,P,4] past, int64[B,TOTAL] attention_mask)
+    => (float[B,T,4] y) <float[2,4] table = {1, 2, 3, 4, 5, 6, 7, 8}, int64[1] two = {2}> {
+        now = Gather(table, ids)
+        all = Concat<axis = 1>(past, now)
+        mask = Cast<to = 1>(attention_mask)
+        wide = Unsqueeze(mask, two)
+        y = Mul(all, wide)
+    }"""
+
+
+@pytest.mark.parametrize("total", ["P + S", "T"])
+def test_a_decoder_with_a_past_is_run_at_sizes_that_add_up(total: str) -> None:
+    loaded = session(parse(PAST.replace("TOTAL", "T")))
+    # The text form of ONNX has no such names, files of exporters do.
+    specs = [
+        spec._replace(shape=tuple(total if dim == "T" else dim for dim in spec.shape))
+        for spec in loaded.inputs
+    ]
+    found = list(sizes_to_try(specs))[: 1 if total == "P + S" else 2][-1]
+    assert {name: found[name] for name in "BPS"} == {"B": 1, "P": EXTENT, "S": EXTENT}
+    feeds = random_feeds(_Inputs(tuple(specs)), dims=found)
+    assert feeds["attention_mask"].shape == (1, 2 * EXTENT)
+    assert random_run(loaded).outputs["y"].shape == (1, 2 * EXTENT, 4)
+
+
+class _Inputs(NamedTuple):
+    inputs: tuple[TensorSpec, ...]
+
+
+def test_a_size_that_follows_from_others_can_be_given() -> None:
+    specs = (TensorSpec("x", ir.DataType.FLOAT, ("n", "n + 1", "m - 1")),)
+    assert random_feeds(_Inputs(specs))["x"].shape == (1, 2, EXTENT)
+    assert random_feeds(_Inputs(specs), dims={"n": 3})["x"].shape == (3, 4, EXTENT)
+    assert random_feeds(_Inputs(specs), dims={"n + 1": 7})["x"].shape == (1, 7, EXTENT)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the system does not copy processes so")
