@@ -46,8 +46,8 @@ class Pass(ABC):
         name: Name in pipeline text.
         rule_names: Names of the rewrites the pass can do, for `--disable` and the documentation.
         lossless: Outputs stay equal up to rounding. False for pruning and quantization.
-        last: A pipeline puts it behind those that are not lossless: it writes for a target what
-            they would not know again.
+        last: A pipeline with a pass that is not lossless puts it behind all others: it writes for
+            a target what they would not know again, or leaves out what they would infer again.
     """
 
     name: ClassVar[str]

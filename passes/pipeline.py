@@ -2,7 +2,8 @@
 r"""A pipeline is a tuple of passes and a text form of it.
 
 They run in the order of the text, but for members of groups that say to be `last`: what `fuse`
-writes for the target's sake waits for pruning and quantization.
+writes for the target's sake waits for pruning and quantization, and what `quant` leaves out of the
+file for everything else.
 
 Grammar (commas between passes and within a list, spaces between options):
 
@@ -62,10 +63,9 @@ class Pipeline:
     def expand(self) -> Pipeline:
         """Return the pipeline with named groups replaced by their members, in order of running."""
         steps = list(_expanded(self.passes))
-        lossy = max((i for i, item in enumerate(steps) if not item.lossless), default=-1)
-        waiting = [item for i, item in enumerate(steps) if item.last and i < lossy]
-        kept = [item for i, item in enumerate(steps) if not (item.last and i < lossy)]
-        return Pipeline(tuple(chain.from_iterable(map(_members, [*kept, *waiting]))))
+        if not all(item.lossless for item in steps):
+            steps.sort(key=lambda item: item.last)  # a stable sort
+        return Pipeline(tuple(chain.from_iterable(map(_members, steps))))
 
     def run(self, model: ir.Model, ctx: PassContext) -> ir.Model:
         """Run the passes in order; what they did is in `ctx.reports`."""

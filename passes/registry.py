@@ -84,6 +84,8 @@ BUILT_IN: dict[str, str] = {
     "fill-depthwise": "burnish.passes.quant.widen:WidenDepthwise",
     "unfill-depthwise": "burnish.passes.quant.widen:NarrowDepthwise",
     "quant-tables": "burnish.passes.quant:QuantTables",
+    "store-int8": "burnish.passes.quant.stored:StoreInt8",
+    "drop-implied": "burnish.passes.quant.implied:DropImplied",
     "graphsurgeon": "burnish.passes.graphsurgeon:GraphSurgeon",
     "onnx-ir": "burnish.passes.onnxir:OnnxIR",
     "onnxscript": "burnish.passes.onnxscript:OnnxScript",

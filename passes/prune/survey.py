@@ -200,8 +200,16 @@ def _elements(value: ir.Value) -> tuple[Array, Array] | None:
         case "Identity" | "Cast":
             return stored, nonzero
         case "Mul":  # as `store-int8` writes weights
-            scale = as_array(node.inputs[1])
-            return None if scale is None or not scale.all() else (stored, nonzero)
+            scale = None if node.inputs[1] is None else _elements(node.inputs[1])
+            return None if scale is None or not scale[1].all() else (stored, nonzero)
+        case "Split":  # likewise
+            sizes = as_array(node.inputs[1]) if len(node.inputs) > 1 else None
+            axis = node.attributes.get_int("axis", 0)
+            if sizes is None or axis != 0:
+                return None
+            ends = np.cumsum(sizes)
+            part = slice(ends[value.index()] - sizes[value.index()], ends[value.index()])
+            return stored[part], nonzero[part]
         case "Transpose":
             order = node.attributes.get_ints("perm", range(stored.ndim)[::-1])
             return stored.transpose(order), nonzero.transpose(order)

@@ -15,6 +15,7 @@ from typing import ClassVar
 from burnish.passes.base import Group, Pass
 from burnish.passes.fuse.rows import ConvsToProducts
 from burnish.passes.quant.dynamic import QuantDynamic
+from burnish.passes.quant.implied import DropImplied
 from burnish.passes.quant.mixed import MixedPrecision
 from burnish.passes.quant.ready import is_quantized
 from burnish.passes.quant.recipe import Recipe
@@ -42,9 +43,9 @@ class Quant(Recipe, Group):
     lossless: ClassVar[bool] = False
 
     def expand(self) -> tuple[Pass, ...]:
-        """Return the members: products are products, some stay float, and the rest is quantized."""
+        """Return the members: what stays float is found, the rest quantized, and all made short."""
         options = {item.name: getattr(self, item.name) for item in fields(self)}
         search: tuple[Pass, ...] = (MixedPrecision(**options),)
         if self.mode != "dynamic":
             search = (WidenDepthwise(), *search, NarrowDepthwise())
-        return (ConvsToProducts(), *search, *self.quantizers())
+        return (ConvsToProducts(), *search, *self.quantizers(), DropImplied(quantized=True))

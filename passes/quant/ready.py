@@ -50,6 +50,11 @@ def mark_quantized(model: ir.Model) -> None:
     model.meta[_MARK] = True
 
 
+def was_quantized(model: ir.Model) -> bool:
+    """Whether a pass of this run quantized a model."""
+    return bool(model.meta.get(_MARK))
+
+
 def raise_opset(model: ir.Model, opset: int, ctx: PassContext) -> bool:
     """Upgrade a model that is below `opset`; returns whether it reaches it now."""
     if model.opset_imports.get("", 0) < opset:

@@ -10,6 +10,7 @@ from burnish.passes.base import Pass
 from burnish.passes.options import option, same_as
 from burnish.passes.quant.dynamic import QuantDynamic
 from burnish.passes.quant.static import QuantStatic
+from burnish.passes.quant.stored import StoreInt8
 from burnish.passes.quant.tables import QuantTables
 
 
@@ -39,7 +40,7 @@ class Recipe(Pass, ABC):
     )
 
     def quantizers(self) -> tuple[Pass, ...]:
-        """Return the static pass, the dynamic pass, or both, and the pass for tables."""
+        """Return the static pass, the dynamic pass, or both, and what makes the rest small."""
         auto = self.mode == "auto"
         static = QuantStatic(
             calibrate=self.calibrate,
@@ -54,4 +55,4 @@ class Recipe(Pass, ABC):
         dynamic = QuantDynamic(per_channel=self.per_channel, exclude=self.exclude)
         tables = QuantTables(exclude=self.exclude)
         products = {"auto": (static, dynamic), "static": (static,), "dynamic": (dynamic,)}
-        return (*products[self.mode], tables)
+        return (*products[self.mode], tables, StoreInt8(exclude=self.exclude))

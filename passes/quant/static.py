@@ -32,8 +32,6 @@ from burnish.passes.quant.ready import mark_quantized, passed_through, raise_ops
 from burnish.passes.quant.scheme import QuantParams, bias_params, fit_bias
 from burnish.passes.quant.shield import RULE as KEEP_FLOAT
 from burnish.passes.quant.shield import is_exposed, shield
-from burnish.passes.quant.stored import RULE as STORE
-from burnish.passes.quant.stored import is_storable, store
 from burnish.passes.quant.swish import (
     fits,
     hard_swish_params,
@@ -43,8 +41,6 @@ from burnish.passes.quant.swish import (
 )
 from burnish.passes.quant.upsample import repeat, repeats
 from burnish.passes.quant.weighted import (
-    KEEP,
-    SLOWER,
     WEIGHTED,
     Weights,
     rule_of,
@@ -73,7 +69,6 @@ class QuantStatic(Pass):
         *(f"quant-{op.lower()}" for op in (*WEIGHTED, *sorted(JOINING))),
         KEEP_FLOAT,
         POOL_MEAN,
-        STORE,
     )
     lossless: ClassVar[bool] = False
 
@@ -171,10 +166,6 @@ class QuantStatic(Pass):
                 with ctx.rewrite(KEEP_FLOAT, node) as go:
                     if go:
                         shield(node)
-            if is_storable(node, self.ops, self.exclude) and node.meta.get(KEEP) in (None, SLOWER):
-                with ctx.rewrite(STORE, node) as go:
-                    if go:
-                        store(node)
 
     def _plan(self, model: ir.Model, form: Int8Form, refuse: Refuse = lambda *_: None) -> Plan:
         if not form.results:
@@ -467,8 +458,10 @@ class _Editor:
             constants = [
                 add_initializer(self.graph, f"{name}_{scheme.dtype.name}", integers),
                 add_initializer(self.graph, f"{name}_scale", scheme.scale),
-                add_initializer(self.graph, f"{name}_zero_point", scheme.zero_point),
             ]
+            if scheme.dtype != np.int32:  # which the specification gives no zero point
+                point = add_initializer(self.graph, f"{name}_zero_point", scheme.zero_point)
+                constants.append(point)
             dq = make_node(
                 self.graph,
                 "DequantizeLinear",

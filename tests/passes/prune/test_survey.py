@@ -108,6 +108,20 @@ def test_zeros_and_patterns_survive_quantization(
         assert {layer.dtype for layer in found.layers} & {"int8", "uint8"}
 
 
+def test_weights_stored_as_one_are_counted_apart(weighted: Weighted) -> None:
+    model = weighted("""g (float[2,32,8,8] x, float[32,32,3,3] w1, float[64,32,1,1] w2,
+        float[32,32,1,1] w3) => (float[2,32,8,8] y) {
+        a = Conv <pads = [1, 1, 1, 1]> (x, w1)  b = Relu(a)
+        c = Conv(b, w2)  d, e = Split <num_outputs = 2, axis = 1> (c)  y = Conv(d, w3) }""")
+    source = samples(model)
+    text = "prune{pattern=2:4 min-size=0},quant-static{exclude=c,y},store-int8"
+    ctx = run_pass(text, model, calibration=source)
+    assert ctx.reports[-1].changed
+    layers = surveyed(model).layers
+    assert [layer.conform for layer in layers] == [1.0, 1.0, 1.0]
+    assert [layer.zeros for layer in layers] == [9216 // 2, 2048 // 2, 1024 // 2]
+
+
 def test_blocks_of_four_bits_keep_zeros(weighted: Weighted) -> None:
     """Through DequantizeLinear by blocks, with zero points of their own, and GPTQ."""
     text = """g (float[2,128] x, float[128,64] w1) => (float[2,64] y) { y = MatMul(x, w1) }"""
@@ -130,7 +144,7 @@ def test_blocks_of_four_bits_keep_zeros(weighted: Weighted) -> None:
         (NETWORK.replace("64", "128"), "quant-static"),
         (NETWORK.replace("64", "128"), "quant-dynamic"),
         (NETWORK.replace("64", "128"), "quant-weights{block=32}"),
-        (CONVOLUTION, "quant-static"),  # also int8 that runs as float: `store-int8`
+        (CONVOLUTION, "quant-static,store-int8"),  # also int8 that runs as float
     ],
 )
 def test_pruning_after_quantization_is_refused(

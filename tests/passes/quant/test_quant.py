@@ -38,15 +38,17 @@ def test_expansion_and_text() -> None:
         "convs-to-products,fill-depthwise,mixed-precision{calibrate=entropy exclude=head.*},"
         "unfill-depthwise,"
         "quant-static{calibrate=entropy ops=Conv along=MatMul,Gemm exclude=head.* optional=true},"
-        "quant-dynamic{exclude=head.*},quant-tables{exclude=head.*}"
+        "quant-dynamic{exclude=head.*},quant-tables{exclude=head.*},"
+        "store-int8{exclude=head.*},drop-implied{quantized=true}"
     )
     assert Pipeline.parse(str(auto)) == auto
     assert str(Pipeline.of("quant{mode=static}").expand()) == (
         "convs-to-products,fill-depthwise,mixed-precision{mode=static},unfill-depthwise,"
-        "quant-static,quant-tables"
+        "quant-static,quant-tables,store-int8,drop-implied{quantized=true}"
     )
     assert str(Pipeline.of("quant{mode=dynamic}").expand()) == (
-        "convs-to-products,mixed-precision{mode=dynamic},quant-dynamic,quant-tables"
+        "convs-to-products,mixed-precision{mode=dynamic},quant-dynamic,quant-tables,"
+        "store-int8,drop-implied{quantized=true}"
     )
 
 
@@ -56,7 +58,8 @@ def test_with_data_conv_is_static_and_gemm_dynamic(
     model = build(MIXED, **MIXED_WEIGHTS)
     before = model.clone()
     ctx = run_pass("quant", model, calibration=samples(model, 2, 8, 8, 8, count=32))
-    assert rewrites(ctx) == {"quant-conv": 1, "quant-globalaveragepool": 1, "quant-gemm": 1}
+    done = {"quant-conv": 1, "quant-globalaveragepool": 1, "quant-gemm": 1}
+    assert rewrites(ctx).items() >= done.items()
     assert ctx.warnings == []
     assert error(before, model) < 0.03
 
@@ -65,7 +68,7 @@ def test_without_data_one_line_says_what_data_would_add(build: Build, error: Err
     model = build(MIXED, **MIXED_WEIGHTS)
     before = model.clone()
     ctx = run_pass("quant", model)
-    assert rewrites(ctx) == {"quant-gemm": 1}
+    assert rewrites(ctx).keys() == {"quant-gemm", "implied-size"}
     assert ctx.warnings == [
         "1 Conv stay float: sample inputs (--calib) would let them be quantized too"
     ]
@@ -97,7 +100,7 @@ def test_a_model_that_is_quantized_in_part_is_passed_through(
     )
     before = model.clone()
     ctx = run_pass(passes, model, calibration=samples(model, 4, 32))
-    assert rewrites(ctx) == {}
+    assert rewrites(ctx).keys() <= {"implied-size"}
     assert len(ctx.warnings) == 1
     assert "already quantized" in ctx.warnings[0]
     assert structural_difference(before, model) is None

@@ -62,7 +62,6 @@ def test_block_stays_int8(
         "quant-conv": 3,
         "quant-hardswish": 2,
         "quant-batchnormalization": 1,
-        "store-int8": 1,
     }
     assert 0 < error(before, model) < 0.03  # as for convolutions alone
     ran = census(model)
