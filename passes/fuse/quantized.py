@@ -17,6 +17,7 @@ import onnx_ir as ir
 
 from burnish.passes.constant import as_array, scalar_of
 from burnish.passes.context import PassContext
+from burnish.passes.fuse.rescale import epsilon, normal_range
 from burnish.passes.rule import Builder, NoMatch, Operand, Replacement, Rule, RulePass, rule
 
 # Their results are numbers of their first input, whatever those mean.
@@ -168,8 +169,14 @@ def _differ(op: Builder, inner: ir.Node, outer: ir.Node) -> str | None:
         if (ours.reshape(-1) != theirs.reshape(-1)[: ours.size]).any():
             return "the scale or the zero point differs"
     scale = _scale(inner)
-    if not (np.isfinite(scale).all() and (np.abs(scale) > np.finfo(scale.dtype).tiny).all()):
+    least, most = normal_range(scale.dtype)
+    if not (np.isfinite(scale).all() and (np.abs(scale) > least).all()):
         return "a scale is 0, or next to it"
+    low, high = _SMALL[data.dtype]
+    # A product and a quotient are rounded, each by half an epsilon.
+    apart = (high - low) * epsilon(scale.dtype) < 0.5
+    if not apart or (high - low) * float(np.abs(scale).max()) > most:
+        return "the type of the scale does not hold all products apart"
     if scale.size > 1 and op.attribute(inner, "axis") != op.attribute(outer, "axis"):
         return "the scale or the zero point differs"
     blocks = (node.attributes.get("block_size") for node in (inner, outer))

@@ -48,7 +48,7 @@ def rescaled(
                     np.maximum(peak, found, out=peak)
             if not later:
                 result[part] = scaled
-    low, high = _normal_range(dtype)
+    low, high = normal_range(dtype)
     for peak in peaks:
         if not (peak <= high).all():  # a NaN is not
             return NoMatch("folding overflows")
@@ -79,7 +79,7 @@ def rounded(exact: np.ndarray, dtype: np.dtype, *, factor: bool = False) -> np.n
 
     A factor must not underflow. A summand may: what it is added to is no finer than its dtype.
     """
-    size, (low, high) = np.abs(exact), _normal_range(dtype)
+    size, (low, high) = np.abs(exact), normal_range(dtype)
     if not (size <= high).all():  # a NaN is not
         return NoMatch("folding overflows")
     if factor and ((size != 0) & (size < low)).any():
@@ -92,7 +92,8 @@ def epsilon(dtype: np.dtype) -> float:
     return float(_info(dtype).eps)
 
 
-def _normal_range(dtype: np.dtype) -> tuple[float, float]:
+def normal_range(dtype: np.dtype) -> tuple[float, float]:
+    """Return the smallest positive normal number of a float dtype, and its largest."""
     return float(_info(dtype).smallest_normal), float(_info(dtype).max)
 
 

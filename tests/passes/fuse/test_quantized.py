@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
+import onnx_ir as ir
 import pytest
 
 from burnish.backends import onnxruntime
@@ -21,7 +22,7 @@ from burnish.passes.fuse.quantized import (
     move_quantized,
     quantize_dequantized,
 )
-from burnish.testing import assert_refuses, parse, run_pass
+from burnish.testing import assert_refuses, assert_same_outputs, parse, run_pass
 
 _PARAMETERS = (
     "float s = {0.05}, float t = {0.06}, uint8 z = {128}, uint8 low = {0}, int8 i = {3},"
@@ -70,6 +71,28 @@ def test_quantizing_again_is_left_out(pair: str) -> None:
 def test_quantizing_again_is_kept_where_it_rounds(pair: str, reason: str) -> None:
     model = parse(f"g (uint8[3,3] q, float g) => (uint8[] y) <{_PARAMETERS}> {{ {pair} }}")
     assert_refuses(quantize_dequantized, model, reason)
+
+
+@pytest.mark.parametrize(
+    ("kind", "scale", "quantized"),
+    [("uint8", 0.1, False), ("uint8", 300.0, True), ("uint16", 0.1, True), ("int16", 0.1, True)],
+)
+def test_a_scale_of_few_digits_rounds(kind: str, scale: float, quantized: bool) -> None:
+    model = parse(
+        f"g ({kind}[1000] x, float16 s, {kind} z) => ({kind}[1000] y)"
+        " { d = DequantizeLinear(x, s)  y = QuantizeLinear(d, s, z) }"
+    )
+    for name, array in (("s", np.array(scale, np.float16)), ("z", np.zeros((), kind))):
+        (value,) = (value for value in model.graph.inputs if value.name == name)
+        model.graph.inputs.remove(value)
+        value.const_value = ir.tensor(array, name=name)
+        model.graph.register_initializer(value)
+    original = model.clone()
+    run_pass(quantize_dequantized, model)
+    assert any(node.op_type == "QuantizeLinear" for node in model.graph) == quantized
+    limits = np.iinfo(kind)
+    feeds = {"x": np.linspace(limits.min, limits.max, 1000).astype(kind)}
+    assert_same_outputs(original, model, feeds=feeds)
 
 
 def test_integers_of_another_type_are_made() -> None:
