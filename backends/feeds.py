@@ -24,8 +24,9 @@ BATCH = 1
 """Size given to a symbolic first axis."""
 EXTENT = 32
 """Size given to any other symbolic axis: long enough for a stride of 32, the usual one."""
-PIXELS, TOKENS = 224, 128
-"""What it is where time is taken: the sides of an image, the length of a text or a series."""
+PIXELS, LATENTS, TOKENS = 224, 64, 128
+"""What it is where time is taken: the sides of an image, those of a map of other channels than
+colours, the length of a text or a series."""
 
 
 def random_feeds(
@@ -242,7 +243,10 @@ def symbol_sizes(
 def _extent(spec: TensorSpec, axis: int, *, typical: bool) -> int:
     if not typical:
         return EXTENT
-    return PIXELS if len(spec.shape) == 4 and axis > 1 else TOKENS
+    if len(spec.shape) == 4 and axis > 1:
+        channels = spec.shape[1]
+        return LATENTS if isinstance(channels, int) and channels not in (1, 3) else PIXELS
+    return TOKENS
 
 
 def random_array(

@@ -13,6 +13,7 @@ way (of a mask, or a table of angles), since common subexpressions are merged la
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -34,6 +35,9 @@ Pairs = Sequence[tuple[ir.Value, ir.Value]]
 # They move data or only view it.
 _MOVES = frozenset({"Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze"})
 _MAX_BYTES = 128 << 20
+"""Of all that enters."""
+_MAX_INNER = 512 << 20
+"""Of one value that is computed inside."""
 _KEY_ELEMENTS = 64
 """Integers of constants up to this size tell questions apart: they are axes and sizes."""
 
@@ -302,14 +306,19 @@ def _check_size(sample: Sample, before: Part, after: Part, prelude: Part) -> Non
     parts, size = (before, after, prelude), 0
     for value in dict.fromkeys(value for part in parts for value in part.inputs):
         if value not in prelude.exits:
-            bits = 8 if value.dtype is None else max(value.dtype.bitwidth, 8)
-            shape = sample.shape(value)
-            if 0 in shape:
+            if 0 in sample.shape(value):
                 raise CannotMeasure("there is nothing in it on these inputs")
-            size += int(np.prod(shape)) * bits // 8
+            size += _bytes(sample, value)
     size += sum(tensor.nbytes for part in parts for tensor in part.constants.values())
-    if size > _MAX_BYTES:
+    inner = (value for part in parts for node in part.nodes for value in node.outputs)
+    known = (_bytes(sample, value) for value in inner if sample.knows(value))
+    if size > _MAX_BYTES or max(known, default=0) > _MAX_INNER:
         raise CannotMeasure("the region is too large")
+
+
+def _bytes(sample: Sample, value: ir.Value) -> int:
+    bits = 8 if value.dtype is None else max(value.dtype.bitwidth, 8)
+    return math.prod(sample.shape(value)) * bits // 8
 
 
 # --- what tells it apart -------------------------------------------------------------------------

@@ -13,6 +13,7 @@ import pytest
 from burnish.backends.feeds import (
     BATCH,
     EXTENT,
+    LATENTS,
     PIXELS,
     TOKENS,
     random_feeds,
@@ -189,6 +190,8 @@ def test_wrong_sizes_and_strange_inputs_are_named() -> None:
 
 
 def test_typical_sizes_are_those_of_images_and_texts() -> None:
+    latents = TensorSpec("z", ir.DataType.FLOAT, ("N", 4, "H", "W"))
+    assert symbol_sizes([latents], {}, typical=True) == {"N": BATCH, "H": LATENTS, "W": LATENTS}
     image = TensorSpec("image", ir.DataType.FLOAT, ("N", 3, "H", 48))
     text = TensorSpec("ids", ir.DataType.INT64, ("N", "S"))
     assert symbol_sizes([image, text], {}, typical=True) == {"N": BATCH, "H": PIXELS, "S": TOKENS}

@@ -214,6 +214,27 @@ def test_an_unknown_shape_is_found_by_running() -> None:
 
 
 @rule
+def weighted(op: Any, x: Any, y: Any) -> Any:
+    """Softmax(x y^T) -> half of it."""
+    return op.Softmax(op.MatMul(x, op.Transpose(y)))
+
+
+@weighted.rewrite
+def _(op: Any, x: Any, y: Any) -> Any:
+    return op.Softmax(op.Mul(op.MatMul(x, op.Transpose(y)), np.float32(1)))
+
+
+def test_what_is_large_in_the_middle_is_not_measured() -> None:
+    """Scores of attention grow with the square of what enters: 10 GB for a map of 224x224."""
+    text = """g (float[N,4] x, float[N,4] z) => (float[N,N] y)
+        { t = Transpose(z)  s = MatMul(x, t)  y = Softmax(s) }"""
+    (sides,) = regions(weighted, parse(text), Sample({"N": 1000}))
+    assert sides.region.shapes == ["1000x4", "1000x4"]
+    with pytest.raises(CannotMeasure, match="too large"):
+        regions(weighted, parse(text), Sample({"N": 50176}))
+
+
+@rule
 def chosen(op: Any, c: Any) -> Any:
     """Neg(If(c)) -> a number."""
     return op.Neg(op.If(c))
