@@ -5,8 +5,10 @@ On CPUs, ONNX Runtime runs convolutions of float32 with channels in blocks of a 
 (NCHWc), and puts a ReorderOutput and a ReorderInput around what it cannot run in that layout. An
 addition of constants is such an operator; a BatchNormalization is not, since it becomes a depthwise
 convolution. Such a shift is left over only where a convolution pads, so that it cannot be folded.
+Nor is ReduceMean run in it, but GlobalAveragePool, which quantizers know as well.
 
-Ratios on ONNX Runtime 1.31.1, AVX-512, one thread, in turns: PP-OCRv4 det 1.05, rec 1.06.
+Ratios on ONNX Runtime 1.31.1, AVX-512, one thread, in turns: PP-OCRv4 det 1.05, rec 1.06. A 1x1
+convolution of 64 channels and the mean: 1.14 for 1280 channels of 7x7, 1.16 for 96 of 60x60.
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ from burnish.passes.constant import is_constant
 from burnish.passes.context import PassContext
 from burnish.passes.fuse.affine import fold_affine_before
 from burnish.passes.fuse.linear import IDENTITY, Channels, affine_of
+from burnish.passes.fuse.moments import reduced_axes
 from burnish.passes.fuse.rescale import rounded
 from burnish.passes.pattern import const
 from burnish.passes.rule import Builder, NoMatch, Operand, Replacement, Rule, RulePass, rule
@@ -86,6 +89,26 @@ def made_in_blocks(value: ir.Value) -> bool:
     return is_blocked_conv(node)
 
 
+def _summed_in_blocks(value: ir.Value) -> bool:
+    """Whether a value is made in the layout, or is the sum of such values, as in a residual net."""
+    waiting, seen = [value], {value}
+    while waiting:
+        node = waiting.pop().producer()
+        if node is None or node.domain != "":
+            return False
+        if is_blocked_conv(node):
+            continue
+        if node.op_type not in ACTIVATIONS | POOLS | {"Add", "Sum"}:
+            return False
+        terms = node.inputs if node.op_type in ("Add", "Sum") else node.inputs[:1]
+        new = {term for term in terms if term is not None} - seen
+        if len(terms) > 1 and any(term.shape != node.outputs[0].shape for term in new):
+            return False
+        waiting += new
+        seen |= new
+    return True
+
+
 @rule(opset=(9, None))
 def shift_between_convs(op: Any, x: Any, c: Any = const()) -> Any:
     """Write x + c between convolutions, a number for each channel, as BatchNormalization."""
@@ -130,10 +153,32 @@ def _(
     return op.BatchNormalization(x, *arrays, zeros, ones, epsilon=0.0)
 
 
+@rule(opset=(13, None))
+def mean_in_blocks(op: Any, x: Any) -> Any:
+    """Write ReduceMean of all pixels behind a convolution as GlobalAveragePool."""
+    return op.ReduceMean(x, _more=True, _bind="mean")
+
+
+@mean_in_blocks.rewrite
+def _(op: Builder, x: Operand, mean: ir.Node, ctx: PassContext) -> Replacement:
+    if reduced_axes(op, mean, x.rank) != (2, 3) or x.rank != 4:
+        return NoMatch("it is not the mean of all pixels of each channel")
+    if x.uses > 1:
+        return NoMatch("the map leaves the layout for others")
+    if not has_blocked_layout(ctx.target) or not _summed_in_blocks(x.value):
+        return NoMatch("no convolution in blocks is before it")
+    pooled = op.GlobalAveragePool(x)
+    return pooled if op.attribute(mean, "keepdims") else op.Squeeze(pooled, np.array([2, 3]))
+
+
 @dataclass(frozen=True)
 class FuseBlocked(RulePass):
     """Keep what lies between convolutions in the target's blocked layout."""
 
     name: ClassVar[str] = "fuse-blocked"
     # A scale that other convolutions use too can be folded into them once no shift needs it.
-    rules: ClassVar[tuple[Rule, ...]] = (shift_between_convs, fold_affine_before)
+    rules: ClassVar[tuple[Rule, ...]] = (
+        shift_between_convs,
+        fold_affine_before,
+        mean_in_blocks,
+    )

@@ -18,7 +18,12 @@ import pytest
 
 from burnish.backends.preferences import Preference
 from burnish.backends.target import Target
-from burnish.passes.fuse.blocked import PREFERENCE, FuseBlocked, shift_between_convs
+from burnish.passes.fuse.blocked import (
+    PREFERENCE,
+    FuseBlocked,
+    mean_in_blocks,
+    shift_between_convs,
+)
 from burnish.testing import assert_refuses, assert_same_outputs, run_pass
 
 Freeze = Callable[..., ir.Model]
@@ -119,3 +124,43 @@ def test_asks_the_table_of_preferences(freeze: Freeze) -> None:
     model = _model(freeze, f"{_FIRST}  s = Add(h, c)  y = {_LAST}(s, d)")
     target = dataclasses.replace(target, preferences=slower)
     assert_refuses(shift_between_convs, model, "no faster fused (0.90x)", target=target)
+
+
+_SUM = "t = Conv(x, w, b)  h = Relu(t)"
+_RESIDUAL = "p = Conv(x, w, b)  q = Relu(p)  r = Conv(q, w)  s = Add(q, r)  h = Relu(s)"
+
+
+@pytest.mark.parametrize(
+    ("keep", "shape", "kinds"),
+    [
+        ("keepdims=1", "[1,16,1,1]", ["GlobalAveragePool"]),
+        ("keepdims=0", "[1,16]", ["GlobalAveragePool", "Squeeze"]),
+    ],
+)
+@pytest.mark.parametrize("axes", ["2, 3", "-1, 2"])
+@pytest.mark.parametrize("first", [_SUM, _RESIDUAL])
+def test_a_mean_stays_in_blocks(
+    freeze: Freeze, keep: str, shape: str, kinds: list[str], axes: str, first: str
+) -> None:
+    body = f"{first}  a = Constant<value_ints=[{axes}]>()  y = ReduceMean<{keep}>(h, a)"
+    before = _model(freeze, body, out=f"(float{shape} y)")
+    after = before.clone()
+    run_pass(FuseBlocked(), after)
+    found = [node.op_type for node in after.graph if node.op_type != "Constant"]
+    assert found[-len(kinds) :] == kinds
+    assert_same_outputs(before, after)
+
+
+@pytest.mark.parametrize(
+    ("body", "axes", "reason"),
+    [
+        (f"{_SUM}  y = ReduceMean(h, a)", "1, 2", "not the mean of all pixels"),
+        ("h = Sin(x)  y = ReduceMean(h, a)", "2, 3", "no convolution in blocks"),
+        ("p = Conv(x, w)  h = Add(p, x)  y = ReduceMean(h, a)", "2, 3", "no convolution in blocks"),
+        ("p = Conv(x, w)  h = Add(p, c)  y = ReduceMean(h, a)", "2, 3", "no convolution in blocks"),
+        (f"{_SUM}  m = ReduceMean(h, a)  y = Mul(h, m)", "2, 3", "for others"),
+    ],
+)
+def test_a_mean_is_left(freeze: Freeze, body: str, axes: str, reason: str) -> None:
+    text = f"a = Constant<value_ints=[{axes}]>()  {body}"
+    assert_refuses(mean_in_blocks, _model(freeze, text, out="(float[1,A,B,C] y)"), reason)
