@@ -30,7 +30,8 @@ _UNIT = {ir.DataType.FLOAT: 2.0**-23, ir.DataType.DOUBLE: 2.0**-52}
 _UNITS = 4
 # So many turns of the sine for each 1 that its results look drawn.
 _TURNS = 1e5
-# The sine of an infinity, such as the log of 0, would be no number.
+# The sine of an infinity, such as the log of 0, would be no number. (Until opset 8, Max and Min do
+# not broadcast; until 12, Clip is not for doubles.)
 _LARGEST = 1e30
 
 
@@ -43,7 +44,7 @@ def rounded_otherwise(model: ir.Model, seed: int) -> ir.Model:
     """
     copy, rng = model.clone(), np.random.default_rng(seed)
     infer_shapes(copy)
-    names = names_of(copy.graph)
+    names, opset = names_of(copy.graph), copy.opset_imports.get("", 1)
     for node in tuple(copy.graph):
         value = node.outputs[0] if node.outputs else None
         if node.domain or node.op_type not in _ROUND or value is None:
@@ -59,7 +60,8 @@ def rounded_otherwise(model: ir.Model, seed: int) -> ir.Model:
                 *(-_LARGEST, _LARGEST),
             )
         )
-        drawn = tape.op("Sin", [tape.op("Mul", [tape.op("Clip", [value, low, high]), turns])])
+        bounded = value if opset < 8 else tape.op("Min", [tape.op("Max", [value, low]), high])
+        drawn = tape.op("Sin", [tape.op("Mul", [bounded, turns])])
         factor = tape.op("Add", [tape.op("Mul", [drawn, units]), one])
         moved = tape.op("Mul", [value, factor])
         for made in tape.nodes:
