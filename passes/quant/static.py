@@ -18,6 +18,7 @@ from burnish.passes.base import Pass
 from burnish.passes.context import PassContext
 from burnish.passes.edit import remove_unused
 from burnish.passes.options import option
+from burnish.passes.quant.average import convolve, is_convolution
 from burnish.passes.quant.before import place_before
 from burnish.passes.quant.correct import mean_shift
 from burnish.passes.quant.fill import fill_channels, missing_channels
@@ -350,6 +351,8 @@ class _Editor:
             self._read_anew(step)
         elif node.op_type == "Resize" and (factors := repeats(node)) is not None:
             self._repeat(step, factors)
+        if is_convolution(node) and self.integers.activations.dtype == "uint8":
+            convolve(node)
         if node.op_type == "HardSwish":
             multiply(node, self._params(sources[0]))
         if step.output is not None and step.output not in self.pairs:

@@ -178,8 +178,9 @@ class Trials:
     ) -> tuple[ir.Model, list[int], list[int]]:
         copy = _copy(self.model)
         nodes = _walk(copy)
+        ops = [node.op_type for node in nodes]  # some become others
         self._quantize(copy, nodes, float_, progress)
-        int8 = [(i, node.op_type) for i, node in enumerate(nodes) if _is_int8(node)]
+        int8 = [(i, ops[i]) for i, node in enumerate(nodes) if _is_int8(node)]
         regions = [i for i, op in int8 if op in _OPS]
         return copy, regions, [i for i, op in int8 if op in COMPUTING]
 
