@@ -83,7 +83,7 @@ def _source(value: ir.Value) -> ir.Value:
 
 
 def _without(node: ir.Node, body: ir.Graph, invariant: list[int]) -> ir.Node:
-    """Put a node without those values in the node's place; return it."""
+    """Put a node without those values in the node's place, if any are left; return it."""
     before, behind, _ = _places(node)
     graph = node.graph
     assert graph is not None
@@ -100,6 +100,9 @@ def _without(node: ir.Node, body: ir.Graph, invariant: list[int]) -> ir.Node:
         body.inputs.pop(before + index)
     dropped = {before + index for index in invariant}
     kept = [value for index, value in enumerate(node.outputs) if index not in set(invariant)]
+    if not kept:
+        remove_unused([node])
+        return node
     new = ir.Node(
         node.domain,
         node.op_type,

@@ -111,3 +111,15 @@ def test_an_invariant_that_each_round_collects_stays() -> None:
     original = model.clone()
     assert not rewrites(run_pass("loop-invariants", model))
     assert_same_outputs(original, model)
+
+
+def test_a_loop_that_changes_nothing_goes() -> None:
+    before = parse(
+        """g (float[2] x, int64 n, bool c) => (float[2] y) {
+            h = Neg(x)
+            y = Loop(n, c, h) <body = b (int64 i, bool d, float[2] s)
+                => (bool e, float[2] t) { e = Identity(d)  u = Add(s, x)  t = Identity(s) }>
+        }"""
+    )
+    after = parse("g (float[2] x, int64 n, bool c) => (float[2] y) { y = Neg(x) }")
+    assert_rewrites("loop-invariants", before, after)
