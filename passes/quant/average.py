@@ -53,7 +53,9 @@ def convolve(node: ir.Node) -> None:
         "DequantizeLinear",
         [
             add_initializer(graph, f"{base}/ones", ones),
-            add_initializer(graph, f"{base}/ones_scale", np.float32(1 / math.prod(kernel))),
+            add_initializer(
+                graph, f"{base}/ones_scale", np.array(1 / math.prod(kernel), np.float32)
+            ),
             add_initializer(graph, f"{base}/ones_zero_point", np.array(0, np.int8)),
         ],
         {f"{base}/weights": (ir.DataType.FLOAT, ir.Shape(ones.shape))},
