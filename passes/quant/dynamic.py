@@ -14,6 +14,7 @@ from burnish.passes.base import Pass
 from burnish.passes.context import PassContext
 from burnish.passes.edit import remove_unused, replace_value
 from burnish.passes.options import option
+from burnish.passes.quant import recurrent
 from burnish.passes.quant.insert import add_initializer, digest, make_node
 from burnish.passes.quant.ready import is_quantized, mark_quantized, passed_through, raise_opset
 from burnish.passes.quant.scheme import weight_bits, weight_params
@@ -32,14 +33,14 @@ _FEW_CHANNELS = 16
 
 @dataclass(frozen=True)
 class QuantDynamic(Pass):
-    """Dynamic int8: products with constant weights are computed by MatMulInteger.
+    """Dynamic int8: products with constant weights are computed by MatMulInteger, LSTMs likewise.
 
     The scale of an input is taken from its least and largest number each time, over the whole
     batch; weights are int8. ONNX Runtime fuses what is written here into a single kernel.
     """
 
     name: ClassVar[str] = "quant-dynamic"
-    rule_names: ClassVar[tuple[str, ...]] = ("quant-matmul", "quant-gemm")
+    rule_names: ClassVar[tuple[str, ...]] = ("quant-matmul", "quant-gemm", "quant-lstm")
     lossless: ClassVar[bool] = False
 
     per_channel: bool = option(True, help="one scale for each output channel of the weights")
@@ -69,6 +70,22 @@ class QuantDynamic(Pass):
                 if go:
                     editor.quantize(node)
                     mark_quantized(model)
+        self._recurrent(model, ctx, bits)
+
+    def _recurrent(self, model: ir.Model, ctx: PassContext, bits: int) -> None:
+        """Quantize LSTMs, and say of what is like them why it stays float."""
+        for graph in model.graphs():
+            for node in tuple(graph):
+                if node.op_type not in recurrent.OPS or node.domain != "":
+                    continue
+                reason = kept_float(node, self.exclude) or recurrent.unsuitable(node, ctx.target)
+                if reason is not None:
+                    ctx.refuse("quant-lstm", node, reason)
+                    continue
+                with ctx.rewrite("quant-lstm", node) as go:
+                    if go:
+                        recurrent.quantize(model, node, per_channel=self.per_channel, bits=bits)
+                        mark_quantized(model)
 
     def _choose(
         self, model: ir.Model, refuse: Callable[[str, ir.Node, str], None]

@@ -1,0 +1,94 @@
+# SPDX-License-Identifier: Apache-2.0
+"""LSTMs become the runtime's int8 form of them where that is faster."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+
+from burnish.backends import onnxruntime
+from burnish.testing import parse, refusals, rewrites, run_pass
+
+FEEDS = {"x": np.random.default_rng(1).normal(0, 1, (7, 2, 24)).astype(np.float32)}
+
+
+def recurrent(
+    units: int = 64, op: str = "LSTM", direction: str = "forward", gates: int = 4, more: str = ""
+) -> ir.Model:
+    ways = 2 if direction == "bidirectional" else 1
+    model = parse(
+        f"g (float[7,2,24] x) => (float[7,{ways},2,{units}] y, float[{ways},2,{units}] h) {{ "
+        f'y, h = {op}<hidden_size = {units}, direction = "{direction}"{more}>(x, W, R, B) }}'
+    )
+    rng = np.random.default_rng(0)
+    for place, (name, shape) in enumerate(
+        {
+            "W": (ways, gates * units, 24),
+            "R": (ways, gates * units, units),
+            "B": (ways, 2 * gates * units),
+        }.items()
+    ):
+        array = rng.normal(0, 0.1, shape).astype(np.float32)
+        value = ir.Value(name=name, const_value=ir.tensor(array, name=name))
+        value.shape, value.dtype = ir.Shape(shape), ir.DataType.FLOAT
+        model.graph.register_initializer(value)
+        model.graph[0].replace_input_with(place + 1, value)
+    return model
+
+
+@pytest.mark.parametrize("direction", ["forward", "reverse", "bidirectional"])
+@pytest.mark.parametrize("options", ["", "{per_channel=false}"])
+def test_an_lstm_computes_the_same_with_int8_weights(direction: str, options: str) -> None:
+    model = recurrent(direction=direction)
+    original = model.clone()
+    ctx = run_pass("quant-dynamic" + options, model)
+    assert rewrites(ctx) == {"quant-lstm": 1}
+    assert [node.op_type for node in model.graph] == ["DynamicQuantizeLSTM"]
+    assert sorted(model.graph.initializers) == [
+        "B",
+        *("R_int8", "R_scale", "R_zero_point", "W_int8", "W_scale", "W_zero_point"),
+    ]
+    with onnxruntime.session(original) as old, onnxruntime.session(model) as new:
+        before, after = old.run(FEEDS), new.run(FEEDS)
+    for name in ("y", "h"):
+        error = np.linalg.norm(after[name] - before[name]) / np.linalg.norm(before[name])
+        assert 0 < error < 0.02
+
+
+@pytest.mark.parametrize(
+    ("model", "reason"),
+    [
+        (recurrent(units=48), "few hidden units: int8 is no faster"),
+        (recurrent(op="GRU", gates=3), "the target has no int8 form of GRU"),
+    ],
+)
+def test_what_stays_float_says_why(model: ir.Model, reason: str) -> None:
+    ctx = run_pass("quant-dynamic", model)
+    assert refusals(ctx)["quant-lstm"] == {reason: 1}
+    assert not rewrites(ctx)
+
+
+def test_one_that_is_excluded_stays_float() -> None:
+    ctx = run_pass('quant-dynamic{exclude="y"}', recurrent())
+    assert refusals(ctx)["quant-lstm"] == {"excluded by name": 1}
+
+
+def test_weights_that_are_no_constants_stay_float() -> None:
+    model = parse(
+        "g (float[7,2,24] x, float[1,256,24] W, float[1,256,64] R) => (float[7,1,2,64] y) "
+        "{ y = LSTM<hidden_size = 64>(x, W, R) }"
+    )
+    ctx = run_pass("quant-dynamic", model)
+    assert refusals(ctx)["quant-lstm"] == {"its weights are not constant": 1}
+
+
+def test_only_the_last_state_is_used() -> None:
+    """Outputs without a name stay without one."""
+    model = recurrent()
+    model.graph.outputs.pop(0)
+    run_pass("dead-code", model)
+    original = model.clone()
+    assert rewrites(run_pass("quant-dynamic", model)) == {"quant-lstm": 1}
+    with onnxruntime.session(original) as old, onnxruntime.session(model) as new:
+        np.testing.assert_allclose(new.run(FEEDS)["h"], old.run(FEEDS)["h"], atol=0.02)
