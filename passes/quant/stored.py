@@ -135,7 +135,9 @@ def _obstacle(value: ir.Value, array: np.ndarray, users: Collection[ir.Node]) ->
 
 
 def _shape(value: ir.Value) -> tuple[int, ...]:
-    array = as_array(value)
+    if value.shape is not None and value.shape.is_static():
+        return value.shape.numpy()
+    array = as_array(value)  # which may have to be computed
     assert array is not None
     return array.shape
 
@@ -206,10 +208,12 @@ def _node(
     **attributes: int,
 ) -> ir.Node:
     outputs = {
-        f"{base}.{op_type}_{i}": (ir.DataType.FLOAT, ir.Shape(shape))
+        f"{base}.{op_type}{i or ''}": (ir.DataType.FLOAT, ir.Shape(shape))
         for i, shape in enumerate(shapes)
     }
-    return make_node(graph, op_type, inputs, outputs, attributes=attributes, base=base)
+    node = make_node(graph, op_type, inputs, outputs, attributes=attributes, base=base)
+    node.name = None  # of what runs once, when a model is loaded, the results have names
+    return node
 
 
 def row_scales(array: np.ndarray) -> np.ndarray:
