@@ -211,9 +211,7 @@ def _node(
         f"{base}.{op_type}{i or ''}": (ir.DataType.FLOAT, ir.Shape(shape))
         for i, shape in enumerate(shapes)
     }
-    node = make_node(graph, op_type, inputs, outputs, attributes=attributes, base=base)
-    node.name = None  # of what runs once, when a model is loaded, the results have names
-    return node
+    return make_node(graph, op_type, inputs, outputs, attributes=attributes, base=base)
 
 
 def row_scales(array: np.ndarray) -> np.ndarray:
