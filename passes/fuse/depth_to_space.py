@@ -39,8 +39,40 @@ from burnish.passes.rule import Builder, NoMatch, Operand, Replacement, rule
 RUNS = "DepthToSpace-runs"
 ROWS = "DepthToSpace-rows"
 
+_ORDERS = {"CRD": ((0, 1, 4, 2, 5, 3), 1, 2, 3), "DCR": ((0, 3, 4, 1, 5, 2), 3, 1, 2)}
+"""Mode -> the order of axes when it is spelled out, and which are channels, rows and columns."""
+
 _SHORTEST = 32
 """Numbers in a run that is worth it."""
+
+
+@rule(opset=(11, None))
+def pixel_shuffle(op: Any, x: Any) -> Any:
+    """Write Reshape, Transpose, Reshape that enlarge a map as DepthToSpace."""
+    apart = op.Reshape(x, _more=True, _bind="apart")
+    return op.Reshape(op.Transpose(apart, _bind="moved"), _more=True, _bind="together")
+
+
+@pixel_shuffle.rewrite
+def _(op: Builder, x: Operand, apart: ir.Node, moved: ir.Node, together: ir.Node) -> Replacement:
+    split, whole = Operand(apart.outputs[0]).dims, Operand(together.outputs[0]).dims
+    order = tuple(op.attribute(moved, "perm") or ())
+    found = next((item for item in _ORDERS.items() if item[1][0] == order), None)
+    if found is None:
+        return NoMatch("rows and columns are not what is put between others")
+    if x.dims is None or split is None or whole is None or len(x.dims) != 4 or len(whole) != 4:
+        return NoMatch("not a map that becomes another, or a rank is unknown")
+    mode, (_, channel, row, column) = found
+    channels, scale = split[channel], split[row]
+    if not isinstance(channels, int) or not isinstance(scale, int) or split[column] != scale:
+        return NoMatch("rows and columns are not enlarged by one known number")
+    height, width = x.dims[2:]
+    if not isinstance(height, int) or not isinstance(width, int):
+        return NoMatch("the size of the map is unknown")
+    sizes = [channels, height * scale, width * scale]
+    if [*split[4:]] != [height, width] or [*whole[1:]] != sizes or x.dims[1] != channels * scale**2:
+        return NoMatch("the axes are not the rows and columns of phases")
+    return op.DepthToSpace(x, blocksize=scale, mode=mode)
 
 
 @rule(opset=(11, None))

@@ -23,6 +23,7 @@ class FuseEnlarge(RulePass):
         upsampled.conv_of_upsampled,
         upsampled.conv_of_upsampled_parts,
         transposed.transposed_pair,
+        depth_to_space.pixel_shuffle,
         depth_to_space.activation_before_depth_to_space,
         depth_to_space.phases_first,
         depth_to_space.depth_to_space_by_runs,

@@ -23,6 +23,7 @@ from burnish.passes.fuse.depth_to_space import (
     depth_to_space_by_rows,
     depth_to_space_by_runs,
     phases_first,
+    pixel_shuffle,
 )
 from burnish.passes.fuse.enlarge import FuseEnlarge
 from burnish.testing import assert_refuses, assert_same_outputs, parse, refusals, run_pass
@@ -185,3 +186,57 @@ def test_rows_stay_where_the_target_does_not_prefer_them() -> None:
     target = dataclasses.replace(Target.parse("cpu"), preferences=(Preference(ROWS, False),))
     ctx = run_pass(depth_to_space_by_rows, model, target=target)
     assert any("no faster fused" in reason for reason in refusals(ctx)["depth-to-space-by-rows"])
+
+
+_SPELLED = """g (float[N,12,4,5] x) => (float[N,{out}] y) {{
+    s = Constant<value_ints=[{split}]>()  o = Constant<value_ints=[{whole}]>()
+    a = Reshape(x, s)  t = Transpose<perm=[{perm}]>(a)  y = Reshape(t, o)
+}}"""
+
+
+@pytest.mark.parametrize(
+    ("mode", "split", "perm"),
+    [("CRD", "-1,3,2,2,4,5", "0,1,4,2,5,3"), ("DCR", "-1,2,2,3,4,5", "0,3,4,1,5,2")],
+)
+def test_a_shuffle_spelled_out_is_found(mode: str, split: str, perm: str) -> None:
+    before = parse(_SPELLED.format(out="3,8,10", split=split, perm=perm, whole="-1,3,8,10"))
+    after = before.clone()
+    run_pass(pixel_shuffle, after)
+    (node,) = (node for node in after.graph if node.op_type == "DepthToSpace")
+    assert node.attributes.get_string("mode") == mode
+    assert node.attributes.get_int("blocksize") == 2
+    assert_same_outputs(before, after)
+
+
+@pytest.mark.parametrize(
+    ("out", "split", "perm", "whole", "reason"),
+    [
+        ("3,8,10", "-1,3,2,2,4,5", "0,1,4,3,5,2", "-1,3,8,10", "not what is put between"),
+        (
+            "3,10,8",
+            "-1,3,2,2,4,5",
+            "0,1,4,2,5,3",
+            "-1,3,10,8",
+            "not the rows and columns of phases",
+        ),
+        ("3,80", "-1,3,2,2,4,5", "0,1,4,2,5,3", "-1,3,80", "not a map that becomes another"),
+        (
+            "3,8,10",
+            "-1,3,2,2,5,4",
+            "0,1,4,2,5,3",
+            "-1,3,8,10",
+            "not the rows and columns of phases",
+        ),
+        ("6,4,10", "-1,6,1,2,4,5", "0,1,4,2,5,3", "-1,6,4,10", "by one known number"),
+    ],
+)
+def test_other_moves_are_left(out: str, split: str, perm: str, whole: str, reason: str) -> None:
+    model = parse(_SPELLED.format(out=out, split=split, perm=perm, whole=whole))
+    assert_refuses(pixel_shuffle, model, reason)
+
+
+def test_a_shuffle_of_an_unknown_size_is_left() -> None:
+    text = _SPELLED.format(
+        out="3,A,B", split="-1,3,2,2,4,5", perm="0,1,4,2,5,3", whole="-1,3,8,10"
+    ).replace("[N,12,4,5]", "[N,12,H,W]")
+    assert_refuses(pixel_shuffle, parse(text), "the size of the map is unknown")
