@@ -11,6 +11,7 @@ import numpy as np
 import onnx_ir as ir
 
 from burnish.passes.constant import as_array, is_constant
+from burnish.passes.quant.logarithm import REASON, is_under_logarithm
 
 WEIGHTED = ("Conv", "MatMul", "Gemm")
 """Operators with weights that can be quantized; rules are called `quant-conv` and so on."""
@@ -97,6 +98,8 @@ def kept_float(node: ir.Node, patterns: tuple[str, ...]) -> str | None:
     if excluded(node, patterns):
         return "excluded by name"
     reason: str | None = node.meta.get(KEEP)
+    if reason is None and node.op_type in WEIGHTED and is_under_logarithm(node):
+        reason = node.meta[KEEP] = REASON  # for those, too, who only store weights as integers
     return reason
 
 
