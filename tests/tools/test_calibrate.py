@@ -8,15 +8,17 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import click
 import numpy as np
 import onnx_ir as ir
 import pytest
 
-from burnish.passes.quant.observers import METHODS
+from burnish.passes.options import options_of
 from burnish.passes.quant.ranges import Ranges, fed_to_channels, float_values
+from burnish.passes.quant.static import QuantStatic
 from burnish.passes.shapes import infer_shapes
 from burnish.testing import parse
-from burnish.tools.calibrate import _METHODS
+from burnish.tools.calibrate import command
 
 Run = Callable[..., Any]
 
@@ -54,8 +56,20 @@ def add(folder: Path, name: str, count: int = 64) -> None:
     )
 
 
-def test_methods_are_those_there_are() -> None:
-    assert list(METHODS) == _METHODS
+def test_options_are_those_of_the_pass() -> None:
+    """The command declares them again, so that its help loads no pass."""
+    declared = {item.name: item for item in options_of(QuantStatic)}
+    params = {item.name: item for item in command.params}
+    method, percentile = params["method"], params["percentile"]
+    assert isinstance(method.type, click.Choice)
+    assert isinstance(percentile.type, click.FloatRange)
+    assert tuple(method.type.choices) == declared["calibrate"].choices
+    assert method.default == declared["calibrate"].default
+    assert percentile.default == declared["percentile"].default
+    assert (percentile.type.min, percentile.type.max) == (
+        declared["percentile"].min,
+        declared["percentile"].max,
+    )
 
 
 def test_ranges_are_found_and_used(optimize: Run, burnish: Run, tmp_path: Path) -> None:
