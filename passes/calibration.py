@@ -265,10 +265,13 @@ def add_to_digest(sha: hashlib._Hash, feeds: Mapping[str, np.ndarray]) -> None:
 
 def _checked_array(array: np.ndarray, spec: InputSpec, where: str) -> np.ndarray:
     where = f"{where}: input {spec.name!r}"
+    if spec.dtype is not None and spec.dtype.hasobject and array.dtype.kind == "U":
+        array = array.astype(object)  # strings, as files hold them without pickling
     if spec.dtype is not None and array.dtype != spec.dtype:
         raise InputError(
-            f"{where} is {array.dtype.name}, the model takes {spec.dtype.name}",
-            hint=f"convert it with .astype({spec.dtype.name!r})",
+            f"{where} is {array.dtype.name}, the model takes "
+            f"{'strings' if spec.dtype.hasobject else spec.dtype.name}",
+            hint=f"convert it with .astype({'str' if spec.dtype.hasobject else spec.dtype.name!r})",
         )
     if spec.shape is not None:
         fits = len(array.shape) == len(spec.shape) and all(
@@ -406,7 +409,8 @@ def _reading(path: Path) -> Iterator[None]:
         yield
     except (OSError, ValueError, zipfile.BadZipFile, EOFError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        plain = "array.astype(str)" if "Object arrays" in reason else "array"
         raise InputError(
             f"{path} is not a readable .npz file of plain arrays: {reason}",
-            hint="write it with numpy.savez(path, input_name=array)",
+            hint=f"write it with numpy.savez(path, input_name={plain})",
         ) from error

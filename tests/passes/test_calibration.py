@@ -223,3 +223,23 @@ def test_a_source_that_changes_is_found_out() -> None:
     assert len(source) == 3
     with pytest.raises(InputError, match="3 samples the first time, 2 now"):
         list(source)
+
+
+STRINGS = "g (string[N] words) => (string[N] y) { y = Identity(words) }"
+
+
+def test_strings_are_read_as_files_hold_them(tmp_path: Path) -> None:
+    words = np.array(["alpha", "be"])
+    np.savez(tmp_path / "0.npz", words=words)
+    (sample,) = CalibrationSource.open(str(tmp_path), parse(STRINGS).graph.inputs)
+    assert sample["words"].dtype == object
+    assert sample["words"].tolist() == ["alpha", "be"]
+
+
+def test_pickled_strings_and_numbers_for_strings_are_refused(tmp_path: Path) -> None:
+    np.savez(tmp_path / "0.npz", words=np.array(["alpha", "be"], object))
+    with pytest.raises(InputError, match=r"input_name=array\.astype\(str\)"):
+        list(CalibrationSource.open(str(tmp_path), parse(STRINGS).graph.inputs))
+    np.savez(tmp_path / "0.npz", words=np.zeros(2, np.float32))
+    with pytest.raises(InputError, match=r"takes strings.*'str'"):
+        list(CalibrationSource.open(str(tmp_path), parse(STRINGS).graph.inputs))
