@@ -110,13 +110,18 @@ class Guard(Instrument):
 
     def _run_original(self, load: Callable[[], Session]) -> None:
         try:
-            with load() as session:
+            session = load()
+        except BurnishError as error:
+            self._give_up(error)
+            return
+        try:
+            with session:
                 if self.calibration is None:
                     self._run_on_random(session)
                 else:
                     self._original += [session.run(feeds) for feeds in self._feeds]
         except BurnishError as error:
-            self._give_up(error)
+            self._give_up(error, ran=True)
 
     def _run_on_random(self, session: Session) -> None:
         """Run on random inputs of several sizes, where the model has sizes that are not fixed.
@@ -142,9 +147,9 @@ class Guard(Instrument):
                 self._original.append(session.run(feeds))
                 self._feeds.append(feeds)
 
-    def _give_up(self, error: BurnishError) -> None:
+    def _give_up(self, error: BurnishError, *, ran: bool = False) -> None:
         self._unchecked = f"the original model does not run: {error}"
-        if self.calibration is None:
+        if ran and self.calibration is None:
             self._unchecked += "; inputs were random: --calib gives it samples that fit"
 
     def before(self, event: Event, model: ir.Model) -> None:

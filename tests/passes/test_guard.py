@@ -373,3 +373,13 @@ def test_a_lossy_pass_must_not_make_what_is_no_number() -> None:
     model = parse("g (float[2,3] x) => (float[2,3] y) { z = Abs(x)  y = Add(z, x) }")
     with pytest.raises(VerificationError, match=r"has \d NaN"):
         burnish.optimize(model, Root())
+
+
+def test_samples_are_not_asked_for_where_the_runtime_refuses_the_model() -> None:
+    text = "g (float[2] x) => (float[2] y) { h = foreign.Nothing(x)  y = Mul(h, w) }"
+    header = '<ir_version: 10, opset_import: ["" : 21, "foreign" : 1]> '
+    model = parse(header + text.replace("(float[2] y)", "(float[2] y) <float w = {3.0}>"))
+    _, report = burnish.optimize(model, Scale())
+    (line,) = (line for line in report.warnings if "not compared" in line)
+    assert "the original model does not run" in line
+    assert "--calib" not in line
