@@ -73,6 +73,7 @@ BUILT_IN: dict[str, str] = {
     "quant-dynamic": "burnish.passes.quant:QuantDynamic",
     "adaround": "burnish.passes.quant.adaround:AdaRound",
     "equalize": "burnish.passes.quant.equalize:Equalize",
+    "balance": "burnish.passes.quant.balance:Balance",
     "smooth": "burnish.passes.quant.smooth:Smooth",
     "awq": "burnish.passes.quant.awq:Awq",
     "codebook": "burnish.passes.quant.codebook:Codebook",

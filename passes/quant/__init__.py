@@ -14,6 +14,7 @@ from typing import ClassVar
 
 from burnish.passes.base import Group, Pass
 from burnish.passes.fuse.rows import ConvsToProducts
+from burnish.passes.quant.balance import Balance
 from burnish.passes.quant.dynamic import QuantDynamic
 from burnish.passes.quant.implied import DropImplied
 from burnish.passes.quant.mixed import MixedPrecision
@@ -48,4 +49,6 @@ class Quant(Recipe, Group):
         search: tuple[Pass, ...] = (MixedPrecision(**options),)
         if self.mode != "dynamic":
             search = (WidenDepthwise(), *search, NarrowDepthwise())
+            if self.ranges is None:  # which are of the values as they came
+                search = (Balance(exclude=self.exclude), *search)
         return (ConvsToProducts(), *search, *self.quantizers(), DropImplied(quantized=True))

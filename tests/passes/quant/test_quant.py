@@ -35,7 +35,8 @@ MIXED_WEIGHTS = {"w1": (32, 8, 1, 1), "w2": (32, 20), "b2": (20,)}
 def test_expansion_and_text() -> None:
     auto = Pipeline.parse("quant{calibrate=entropy exclude=head.*}").expand()
     assert str(auto) == (
-        "convs-to-products,fill-depthwise,mixed-precision{calibrate=entropy exclude=head.*},"
+        "convs-to-products,balance{exclude=head.*},fill-depthwise,"
+        "mixed-precision{calibrate=entropy exclude=head.*},"
         "unfill-depthwise,"
         "quant-static{calibrate=entropy ops=Conv along=MatMul,Gemm exclude=head.* optional=true},"
         "quant-dynamic{exclude=head.*},quant-tables{exclude=head.*},"
@@ -43,7 +44,7 @@ def test_expansion_and_text() -> None:
     )
     assert Pipeline.parse(str(auto)) == auto
     assert str(Pipeline.of("quant{mode=static}").expand()) == (
-        "convs-to-products,fill-depthwise,mixed-precision{mode=static},unfill-depthwise,"
+        "convs-to-products,balance,fill-depthwise,mixed-precision{mode=static},unfill-depthwise,"
         "quant-static,quant-tables,store-int8,drop-implied{quantized=true}"
     )
     assert str(Pipeline.of("quant{mode=dynamic}").expand()) == (
