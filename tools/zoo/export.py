@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 
+from burnish.files import write_aside
 from burnish.tools.zoo.entry import Entry, Export
 from burnish.tools.zoo.fetch import cache_folder, make_folder
 
@@ -43,7 +44,8 @@ def exported(entry: Entry, export: Export, files: Mapping[str, Path]) -> Path:
 
 
 def _export(export: Export, files: Mapping[str, Path], path: Path) -> None:
-    from burnish.backends import onnxfile
+    import onnx_ir as ir
+
     from burnish.frontends import pytorch
 
     example = pkgutil.resolve_name(export.example)(files)
@@ -52,7 +54,8 @@ def _export(export: Export, files: Mapping[str, Path], path: Path) -> None:
     )
     for node in loaded.model.graph.all_nodes():
         node.metadata_props.pop(_MACHINE_SPECIFIC, None)
-    onnxfile.save(loaded.model, path)
+    with write_aside(path) as aside:  # all that the exporter says; `save` leaves some of it out
+        aside.write_bytes(ir.to_proto(loaded.model).SerializeToString(deterministic=True))
 
 
 def _digest(entry: Entry, export: Export) -> str:
