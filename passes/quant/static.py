@@ -15,6 +15,7 @@ import onnx_ir as ir
 from burnish.backends.int8 import Int8Form
 from burnish.errors import InputError
 from burnish.passes.base import Pass
+from burnish.passes.constant import is_constant
 from burnish.passes.context import PassContext
 from burnish.passes.edit import remove_unused
 from burnish.passes.options import option
@@ -135,6 +136,7 @@ class QuantStatic(Pass):
                     if go:
                         make_pool(node)
         plan = self._plan(model, form, ctx.refuse)
+        self._say_what_is_inside(model, ctx)
         if not plan.steps:
             return
         known = None if self.ranges is None else Ranges.load(Path(self.ranges))
@@ -225,6 +227,18 @@ class QuantStatic(Pass):
                 f"{missing[0]!r}: what takes or gives them stays float"
             )
         return values
+
+    def _say_what_is_inside(self, model: ir.Model, ctx: PassContext) -> None:
+        """Warn of operators in the branches and bodies of others: their values are not observed."""
+        inside = (node for graph in model.graph.subgraphs() for node in graph)
+        counts = Counter(
+            node.op_type
+            for node in inside
+            if node.domain == "" and len(node.inputs) > 1 and is_constant(node.inputs[1])
+        )
+        named = " and ".join(f"{counts[op]} {op}" for op in self.ops if counts[op])
+        if named:
+            ctx.warn(f"{named} in If, Loop or Scan stay float: calibration does not see inside")
 
     def _without_data(self, plan: Plan, ctx: PassContext) -> None:
         if not self.optional:

@@ -284,6 +284,9 @@ def test_inside_a_subgraph(build: Build, samples: Samples) -> None:
     ctx = run_pass(QuantStatic(optional=True), model)
     reason = "inside a subgraph, where it cannot be observed"
     assert refusals(ctx) == {"quant-matmul": {reason: 1}}
+    assert ctx.warnings == [
+        "1 MatMul in If, Loop or Scan stay float: calibration does not see inside"
+    ]
 
 
 # --- weights that are not plain initializers ---------------------------------------------------
