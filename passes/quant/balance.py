@@ -18,11 +18,16 @@ best is known from the noise that rounding adds to what each convolution gives, 
     output        sum_ock w_ock**2 m_c
 
 The first two over the last, added up over the convolutions that read the group, is made least.
+
+The formula knows nothing of errors that add up on the way to the outputs, or cancel. So copies of
+the model are quantized, with all factors, with those that promise much, and with none, and the one
+whose outputs are nearest to the float model on samples decides.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import itertools
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -45,6 +50,10 @@ GRID = tuple(round(0.1 * step, 1) for step in range(11))
 
 _GAIN = 0.99
 """Of the noise, at most this much may be left, else nothing is changed."""
+_CLEAR = 0.75
+"""What promises to leave less than this is tried without the rest, too."""
+_SAMPLES = 8
+"""Samples that copies are compared on."""
 _WHOLE = 1e-3
 """Steps of int8: nearer to a whole number of them are rounded weights alone."""
 _STEEPEST = 2.0**-6
@@ -119,6 +128,21 @@ class Reader:
 
 
 @dataclass(frozen=True)
+class Scaling:
+    """Factors for a group of values.
+
+    Attributes:
+        index: Which of `groups_of` it is.
+        factor: By which to divide channels, [channels].
+        left: The noise that is left, over that of before, by the formula.
+    """
+
+    index: int
+    factor: NDArray[np.float64]
+    left: float
+
+
+@dataclass(frozen=True)
 class Balance(Pass):
     """Scale channels of maps between convolutions, so that int8 suits all of them.
 
@@ -142,38 +166,95 @@ class Balance(Pass):
         if ctx.calibration is None or passed_through(model, ctx):
             return
         infer_shapes(model)
-        groups = []
-        for group in groups_of(model, self.exclude):
-            if group.fixed is not None or not group.readers:
-                ctx.refuse(rule, group.makers[0], group.fixed or "no convolution reads it")
-            else:
-                groups.append(group)
-        if not groups:
-            return
-        reach = {v.name or "": ChannelReach() for group in groups for v in _observed(group)}
-        watchers = {name: [each] for name, each in reach.items()}
-        collect(model, watchers, ctx.calibration, progress=ctx.progress)
+        groups = groups_of(model, self.exclude)
+        planned = self._planned(groups, model, ctx)
+        kept = _nearest(planned, self.exclude, model, ctx) if planned else []
         spread: dict[str, float] = {}
-        for group in groups:
+        for item in planned:
+            group = groups[item.index]
             node = group.makers[0]
-            values = [reach[value.name or ""] for value in _observed(group)]
-            if not all(value.is_finite for value in values):
-                ctx.refuse(rule, node, "its activations are not finite on the calibration data")
-                continue
-            if any(is_rounded(filters(user)) for user in group.readers):
-                ctx.refuse(rule, node, "the weights that read it are rounded to int8 already")
-                continue
-            factor = factors(values, [_reader(user, reach[_read(user)]) for user in group.readers])
-            if factor is None:
-                ctx.refuse(rule, node, "its channels suit int8 as they are")
+            if item not in kept:
+                ctx.refuse(
+                    rule, node, "outputs are as near in int8 without factors, by measurement"
+                )
                 continue
             with ctx.rewrite(rule, node) as go:
                 if go:
-                    group.scale(factor)
+                    group.scale(item.factor)
                     spread[node.name or _read(group.readers[0])] = float(
-                        factor.max() / factor.min()
+                        item.factor.max() / item.factor.min()
                     )
         ctx.details["balance"] = {"largest by smallest factor": spread}
+
+    def _planned(self, groups: Sequence[Group], model: ir.Model, ctx: PassContext) -> list[Scaling]:
+        """Observe channels, and find the factors that the formula asks for."""
+        (rule,) = self.rule_names
+        free: list[int] = []
+        for index, group in enumerate(groups):
+            if group.fixed is not None or not group.readers:
+                ctx.refuse(rule, group.makers[0], group.fixed or "no convolution reads it")
+            else:
+                free.append(index)
+        reach = {v.name or "": ChannelReach() for i in free for v in _observed(groups[i])}
+        if reach:
+            watchers = {name: [each] for name, each in reach.items()}
+            assert ctx.calibration is not None
+            collect(model, watchers, ctx.calibration, progress=ctx.progress)
+        planned = []
+        for index in free:
+            group = groups[index]
+            found = _scaling(index, group, reach)
+            if isinstance(found, str):
+                ctx.refuse(rule, group.makers[0], found)
+            else:
+                planned.append(found)
+        return planned
+
+
+def _scaling(index: int, group: Group, reach: Mapping[str, ChannelReach]) -> Scaling | str:
+    """Return the factors for a group, or why it gets none."""
+    values = [reach[value.name or ""] for value in _observed(group)]
+    if not all(value.is_finite for value in values):
+        return "its activations are not finite on the calibration data"
+    if any(is_rounded(filters(user)) for user in group.readers):
+        return "the weights that read it are rounded to int8 already"
+    readers = [_reader(user, reach[_read(user)]) for user in group.readers]
+    factor = factors(values, readers)
+    if factor is None:
+        return "its channels suit int8 as they are"
+    before = sum(reader.noise(np.ones_like(reader.peak)) for reader in readers)
+    after = sum(reader.noise(factor.reshape(reader.peak.shape)) for reader in readers)
+    return Scaling(index, factor, after / before)
+
+
+def _nearest(
+    planned: list[Scaling], exclude: tuple[str, ...], model: ir.Model, ctx: PassContext
+) -> list[Scaling]:
+    """Return those of the scalings, all, some or none, that int8 is nearest to float with."""
+    from burnish.passes.quant.sensitivity import Reference, held_out
+    from burnish.passes.quant.static import QuantStatic
+    from burnish.passes.quant.trials import open_session
+
+    assert ctx.calibration is not None
+    samples = held_out(ctx.calibration) or ctx.calibration
+    with open_session(model) as session:
+        reference = Reference(session.run, itertools.islice(samples, _SAMPLES))
+    quantize = QuantStatic(ops=("Conv",), along=("MatMul", "Gemm"), exclude=exclude, optional=True)
+
+    def error(chosen: list[Scaling]) -> float:
+        copy = model.clone()
+        groups = groups_of(copy, exclude)
+        for item in chosen:
+            groups[item.index].scale(item.factor)
+        within = PassContext(ctx.target, ctx.calibration, ctx.seed)
+        within.progress = ctx.progress
+        quantize.run(copy, within)
+        with open_session(copy) as session:
+            return reference.compare(session.run).error
+
+    clear = [item for item in planned if item.left < _CLEAR]
+    tried = [[], planned] if len(clear) in (0, len(planned)) else [[], clear, planned]
+    return min(tried, key=error)
 
 
 def factors(

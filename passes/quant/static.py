@@ -300,6 +300,7 @@ class _Editor:
 
     def _share_scales(self) -> None:
         """Give what is made for a Concat alone its scale: else the Concat rounds it once more."""
+        made = {step.output for step in self.plan.steps}
         for step in self.plan.steps:
             if step.node.op_type != "Concat" or step.output is None:
                 continue
@@ -308,18 +309,17 @@ class _Editor:
                 if joined is None or value is None:
                     break
                 root = self.plan.root(value)
-                if self._is_for(root, step) and _absorbs(root, joined):
+                if root in made and self._is_for(root, step) and _absorbs(root, joined):
                     self.plan.same_scale[root] = step.output
 
     def _is_for(self, value: ir.Value, step: Step) -> bool:
-        """Whether a value that the plan makes uint8 goes into one operator alone."""
-        made = any(other.output is value for other in self.plan.steps)
-        while made and value not in step.node.inputs:
+        """Whether a value goes into one operator alone."""
+        while value not in step.node.inputs:
             users = value.consumers()
             if len(users) != 1 or self.plan.same_scale.get(users[0].outputs[0]) is not value:
                 return False
             value = users[0].outputs[0]
-        return made and value.consumers() == (step.node,)
+        return value.consumers() == (step.node,)
 
     def unsuitable(self, step: Step) -> str | None:
         """Return why what was observed forbids quantizing an operator, or None."""

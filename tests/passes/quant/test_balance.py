@@ -11,6 +11,7 @@ import pytest
 
 from burnish.passes.calibration import CalibrationSource
 from burnish.passes.pipeline import Pipeline
+from burnish.passes.quant import balance
 from burnish.passes.quant.balance import ChannelReach, Reader, factors
 from burnish.testing import assert_same_outputs, refusals, rewrites, run_pass
 
@@ -133,3 +134,18 @@ def test_predicted_noise_is_that_of_int8() -> None:
     rounded = act.dequantize(act.quantize(x)) @ by_channel.dequantize(by_channel.quantize(w)).T
     actual = np.square(rounded - x @ w.T).sum() / np.square(x @ w.T).sum()
     assert found.noise(np.ones((1, 1, 32, 1))) == pytest.approx(actual, rel=0.1)
+
+
+def test_factors_that_make_int8_worse_are_not_taken(
+    build: Build, samples: Samples, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the formula asks for is measured, whatever it says."""
+    model = make(build, 0.0)
+    steep = np.geomspace(1e-3, 1e3, 32)
+    monkeypatch.setattr(balance, "factors", lambda *_: steep)
+    before = model.clone()
+    ctx = run_pass("balance", model, calibration=samples(model, 1, 16, 8, 8, count=8))
+    assert rewrites(ctx) == {}
+    reason = "outputs are as near in int8 without factors, by measurement"
+    assert refusals(ctx)["balance-channels"][reason] == 1
+    assert_same_outputs(before, model)
