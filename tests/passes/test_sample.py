@@ -48,7 +48,8 @@ BEYOND_CHANCE = {
     *("matmul-of-rows", "rotary-joins-heads", "rotary-part", "size-times-over"),
     *("bound-again", "decided-logic", "gather-all"),
     *("activation-before-depth-to-space", "conv-of-upsampled-parts", "depth-to-space-by-runs"),
-    *("phases-first", "transposed-pair"),
+    *("depth-to-space-by-rows", "mean-in-blocks", "phases-first", "pixel-shuffle"),
+    *("transposed-pair",),
     # Written for targets that prefer them alone.
     *("bias-gelu", "embed-layer-norm", "skip-layer-norm", "skip-rms-norm"),
 }
