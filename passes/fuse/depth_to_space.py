@@ -24,6 +24,7 @@ Runs, with a convolution before and after: 1.20 for 24 channels of 60x60 (s = 2)
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -156,9 +157,10 @@ def _(op: Builder, x: Operand, shuffle: ir.Node, ctx: PassContext) -> Replacemen
     last = op.Transpose(x, perm=[0, 2, 3, 1])
     rows = op.Reshape(last, np.array([0, 0, 0, scale, scale * channels]))
     rows = op.Transpose(rows, perm=[0, 1, 3, 2, 4])
-    wide = op.Reshape(rows, np.array([0, 0, 0, -1, channels]))
+    height, width = _enlarged(x.dims[2:], scale)
+    wide = op.Reshape(rows, np.array([0, 0, 0, width, channels]))
     # A Reshape copies sizes by position: the axis that goes leaves its place, to be squeezed.
-    whole = op.Squeeze(op.Reshape(wide, np.array([0, -1, 1, 0, channels])), np.array([2]))
+    whole = op.Squeeze(op.Reshape(wide, np.array([0, height, 1, 0, channels])), np.array([2]))
     return op.Transpose(whole, perm=[0, 3, 1, 2])
 
 
@@ -187,9 +189,15 @@ def _(op: Builder, x: Operand, shuffle: ir.Node, ctx: PassContext) -> Replacemen
         columns = [0, 1, 2, 4, 5, 3]
     # A Reshape copies sizes by position: axes are put in and squeezed to hold the places.
     apart = op.Reshape(op.Unsqueeze(x, np.array([2, 3])), np.array([0, *phases, 0, 0]))
-    wide = op.Reshape(op.Transpose(apart, perm=columns), np.array([0, 0, 0, 0, -1]))
-    high = op.Reshape(op.Transpose(wide, perm=rows), np.array([0, 0, -1, 1, 0]))
+    height, width = _enlarged(x.dims[2:], scale)
+    wide = op.Reshape(op.Transpose(apart, perm=columns), np.array([0, 0, 0, 0, width]))
+    high = op.Reshape(op.Transpose(wide, perm=rows), np.array([0, 0, height, 1, 0]))
     return op.Squeeze(high, np.array([3]))
+
+
+def _enlarged(sizes: Iterable[Any], scale: int) -> list[int]:
+    """Return sizes times a scale, and -1 for what is unknown: a Reshape finds none of no maps."""
+    return [size * scale if isinstance(size, int) else -1 for size in sizes]
 
 
 def _made_for_it(x: Operand) -> bool:

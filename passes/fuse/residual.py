@@ -73,7 +73,7 @@ def _look_at(add: ir.Node, graph: ir.Graph, ctx: PassContext, size: int) -> None
             entered = pool.outputs[0]
             entered.name = names_of(graph).fresh(f"{x.name}_in_blocks")
             entered.shape, entered.type = x.shape, x.type
-            for user in {*users, add}:
+            for user in dict.fromkeys([*users, add]):
                 for at, value in enumerate(user.inputs):
                     if value is x:
                         user.replace_input_with(at, entered)
@@ -119,7 +119,7 @@ def _keeps_size(conv: ir.Node) -> bool:
 
 def _objection(x: ir.Value, add: ir.Node, size: int) -> str | None:
     producer = x.producer()
-    if producer is None or not _is_outside(producer, x):
+    if producer is None or producer.graph is not add.graph or not _is_outside(producer, x):
         return "the residual is in the layout already, or not known to be outside"
     channels = None if x.shape is None or len(x.shape) != 4 else x.shape[1]
     if not isinstance(channels, int) or channels % size:

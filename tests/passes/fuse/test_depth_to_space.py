@@ -26,6 +26,7 @@ from burnish.passes.fuse.depth_to_space import (
     pixel_shuffle,
 )
 from burnish.passes.fuse.enlarge import FuseEnlarge
+from burnish.passes.rule import Rule
 from burnish.testing import assert_refuses, assert_same_outputs, parse, refusals, run_pass
 
 Freeze = Callable[..., ir.Model]
@@ -152,6 +153,20 @@ def test_rows_keep_every_bit(
     x = np.arange(np.prod(shape), dtype=np.float32).reshape(shape)
     with onnxruntime.session(before) as old, onnxruntime.session(after) as new:
         np.testing.assert_array_equal(old.run({"x": x})["y"], new.run({"x": x})["y"])
+
+
+@pytest.mark.parametrize("rule", [depth_to_space_by_rows, depth_to_space_by_runs])
+def test_an_empty_batch_stays_empty(freeze: Freeze, rule: Rule) -> None:
+    before = freeze(
+        "g (float[N,8,3,5] x, float[64,8,1,1] w) => (float[N,16,6,10] y)"
+        " { c = Conv(x, w)  y = DepthToSpace<blocksize=2>(c) }"
+    )
+    after = before.clone()
+    run_pass(rule, after)
+    assert "DepthToSpace" not in _kinds(after)
+    assert_same_outputs(before, after)
+    with onnxruntime.session(after) as session:  # as the mask head of a detector that finds nothing
+        assert session.run({"x": np.empty((0, 8, 3, 5), np.float32)})["y"].shape == (0, 16, 6, 10)
 
 
 def test_rows_wait_for_an_activation_to_go_first(freeze: Freeze) -> None:

@@ -18,7 +18,7 @@ import pytest
 from burnish.backends.preferences import Preference
 from burnish.backends.target import Target
 from burnish.passes.fuse.residual import PREFERENCE, BlockResiduals
-from burnish.testing import assert_same_outputs, refusals, run_pass
+from burnish.testing import assert_refuses, assert_same_outputs, refusals, run_pass
 
 Freeze = Callable[..., ir.Model]
 
@@ -121,3 +121,13 @@ def test_leaves_it_where_the_target_does_not_prefer_it(freeze: Freeze) -> None:
     model = _model(freeze)
     run_pass(BlockResiduals(), model, target=target)
     assert "MaxPool" not in [node.op_type for node in model.graph]
+
+
+def test_a_residual_of_another_graph_stays(freeze: Freeze) -> None:
+    model = freeze(
+        "m (float[1,32,4,4] x, bool x1, float[1,32,1,1] s, float[32,32,1,1] w, float[16,32,1,1] l)"
+        " => (float[1,16,4,4] y) { g = Mul(x, s)  y = If(x1) <"
+        "then_branch = a () => (float[1,16,4,4] o) { c = Conv(g, w)  t = Add(g, c)  o = Conv(t, l)"
+        " }, else_branch = b () => (float[1,16,4,4] q) { q = Conv(g, l) }> }"
+    )
+    assert_refuses(BlockResiduals(), model, "not known to be outside")
