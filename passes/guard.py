@@ -247,14 +247,13 @@ class Guard(Instrument):
 
         worst = 0.0
         unlike: list[Sample] = []
+        exact = lossless and self._expected is self._original
         for index, outputs in enumerate(actual):
-            if not lossless:
-                outputs = self._numbers_only(self._original[index], outputs)
-            difference = compare_outputs(self._original[index], outputs)
+            original, expected = self._original[index], self._expected[index]
+            numbers = outputs if exact else self._numbers_only(original, outputs)
+            difference = compare_outputs(original, numbers)
             if lossless:
-                since, expected = difference, self._expected[index]
-                if self._expected is not self._original:
-                    since = compare_outputs(expected, outputs)
+                since = difference if exact else compare_outputs(expected, outputs)
                 if not since.ok:
                     unlike.append(Sample(self._feeds[index], expected, outputs, since))
             for output in difference.outputs:

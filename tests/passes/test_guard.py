@@ -335,20 +335,22 @@ def test_sizes_that_fit_in_no_way_leave_the_model_unchecked() -> None:
     assert "the original model does not run" in report.verification["skipped"]
 
 
+@dataclass(frozen=True)
+class Finite(Pass):
+    """Puts Abs in the place of the first node, a Sqrt: an error, and numbers where NaN was."""
+
+    name: ClassVar[str] = "finite"
+    lossless: ClassVar[bool] = False
+
+    def apply(self, model: ir.Model, ctx: PassContext) -> None:
+        node = model.graph[0]
+        with ctx.rewrite("finite", node) as go:
+            if go:
+                node.op_type = "Abs"
+
+
 def test_a_lossy_pass_need_not_keep_what_is_no_number() -> None:
     """Random inputs may give NaN; integers, which some lossy passes compute with, have none."""
-
-    @dataclass(frozen=True)
-    class Finite(Pass):
-        name: ClassVar[str] = "finite"
-        lossless: ClassVar[bool] = False
-
-        def apply(self, model: ir.Model, ctx: PassContext) -> None:
-            node = model.graph[0]
-            with ctx.rewrite("finite", node) as go:
-                if go:
-                    node.op_type = "Abs"
-
     model = parse("g (float[2,3] x) => (float[2,3] y) { z = Sqrt(x)  y = Add(z, x) }")
     _, report = burnish.optimize(model, Finite())
     (line,) = (line for line in report.warnings if "NaN" in line)
@@ -356,6 +358,17 @@ def test_a_lossy_pass_need_not_keep_what_is_no_number() -> None:
         "the original model gives NaN in output 'y' on random inputs, which says nothing of the "
         "lossy passes there: --calib gives it samples that fit"
     )
+
+
+def test_the_error_of_what_is_a_number_counts_after_a_lossless_pass_too() -> None:
+    model = parse(
+        "g (float[2,3] x) => (float[2,3] y) <float w = {3.0}> { z = Sqrt(x)  y = Mul(z, w) }"
+    )
+    _, report = burnish.optimize(model.clone(), (Finite(), Scale()), verify="each")
+    first, last = (check["error"] for check in report.verification["checks"])
+    assert first == last > 0.1
+    with pytest.raises(BudgetError):
+        burnish.optimize(model, (Finite(), Scale()), verify="each", max_error=0.1)
 
 
 def test_a_lossy_pass_must_not_make_what_is_no_number() -> None:
