@@ -125,8 +125,9 @@ class _Groups:
 
     def join(self, *values: ir.Value | None) -> bool:
         """Make one group of those of some maps of as many channels; returns whether they are."""
-        if len({_channels(value) for value in values}) > 1 or any(map(is_constant, values)):
-            return False
+        kinds = {(_channels(value), _rank(value)) for value in values}
+        if len(kinds) > 1 or any(map(is_constant, values)):
+            return False  # a map of fewer axes has its channels on another axis of the sum
         first, *others = values
         for value in others:
             one, other = self.of(first), self.of(value)
@@ -201,6 +202,10 @@ def _channels(value: ir.Value | None) -> int | None:
         return None
     size = value.shape[1]
     return size if isinstance(size, int) else None
+
+
+def _rank(value: ir.Value | None) -> int | None:
+    return None if value is None or value.shape is None else value.shape.rank()
 
 
 def _is_pixel(value: ir.Value) -> bool:

@@ -73,6 +73,20 @@ def test_scaling_is_exact(build: Build, kind: str) -> None:
     assert_same_outputs(before, model)
 
 
+def test_channels_on_other_axes_are_not_joined(build: Build) -> None:
+    """Of `[8, 8, 8]` axis 1 meets axis 2 of `[2, 8, 8, 8]`, also where a gate adds an axis."""
+    for join in ("a = Conv(x, v)  c = Add(a, b)", "c = Mul(b, gate)"):
+        model = build(
+            "g (float[2,4,8,8] x, float[8,4,8] z, float[2,8,1,1] gate) => (float[2,5,8,8] y) "
+            f"{{ b = Conv(z, u)  {join}  y = Conv(c, w) }}",
+            v=(8, 4, 1, 1),
+            u=(8, 4, 1),
+            w=(5, 8, 1, 1),
+        )
+        infer_shapes(model)
+        assert all(group.fixed for group in groups_of(model))
+
+
 def test_a_residual_stream_is_one_group(build: Build) -> None:
     (group, *_) = groups_of(make(build, FREE["a sum"]))
     assert {value.name for value in group.values} == {"a", "c", "d"}
