@@ -92,3 +92,28 @@ def test_only_the_last_state_is_used() -> None:
     assert rewrites(run_pass("quant-dynamic", model)) == {"quant-lstm": 1}
     with onnxruntime.session(original) as old, onnxruntime.session(model) as new:
         np.testing.assert_allclose(new.run(FEEDS)["h"], old.run(FEEDS)["h"], atol=0.02)
+
+
+def test_those_in_branches_get_names_that_are_free_everywhere() -> None:
+    model = parse(
+        "g (float[7,2,24] x, bool c, float[1,256,24] W, float[1,256,64] R) "
+        "=> (float[7,1,2,64] y) { W_int8 = Identity(c)  y = If(W_int8)<"
+        "then_branch = t () => (float[7,1,2,64] o) { o = LSTM<hidden_size = 64>(x, W, R) }, "
+        "else_branch = e () => (float[7,1,2,64] p) "
+        "{ q = LSTM<hidden_size = 64>(x, W, R)  p = Neg(q) }> }"
+    )
+    rng = np.random.default_rng(0)
+    for value in model.graph.inputs[2:]:
+        assert value.shape is not None
+        array = rng.normal(0, 0.1, value.shape.numpy()).astype(np.float32)
+        value.const_value = ir.tensor(array, name=value.name)
+        model.graph.inputs.remove(value)
+        model.graph.register_initializer(value)
+    original = model.clone()
+    assert rewrites(run_pass("quant-dynamic", model)) == {"quant-lstm": 2}
+    assert not model.graph.initializers
+    with onnxruntime.session(original) as old, onnxruntime.session(model) as new:
+        for branch in (True, False):
+            feeds = {**FEEDS, "c": np.array(branch)}
+            before, after = old.run(feeds)["y"], new.run(feeds)["y"]
+            assert 0 < np.linalg.norm(after - before) < 0.02 * np.linalg.norm(before)
