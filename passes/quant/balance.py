@@ -42,6 +42,9 @@ from burnish.passes.quant.collect import collect
 from burnish.passes.quant.migrate import balanced
 from burnish.passes.quant.ready import passed_through
 from burnish.passes.quant.scaled import Group, by_group, filters, groups_of
+from burnish.passes.quant.sensitivity import Reference, held_out
+from burnish.passes.quant.static import OBSERVED, QuantStatic
+from burnish.passes.quant.trials import open_session
 from burnish.passes.shapes import infer_shapes
 from burnish.passes.sketch import Array
 
@@ -181,6 +184,7 @@ class Balance(Pass):
             with ctx.rewrite(rule, node) as go:
                 if go:
                     group.scale(item.factor)
+                    model.meta.pop(OBSERVED, None)  # it knew other numbers
                     spread[node.name or _read(group.readers[0])] = float(
                         item.factor.max() / item.factor.min()
                     )
@@ -231,10 +235,6 @@ def _nearest(
     planned: list[Scaling], exclude: tuple[str, ...], model: ir.Model, ctx: PassContext
 ) -> list[Scaling]:
     """Return those of the scalings, all, some or none, that int8 is nearest to float with."""
-    from burnish.passes.quant.sensitivity import Reference, held_out
-    from burnish.passes.quant.static import QuantStatic
-    from burnish.passes.quant.trials import open_session
-
     assert ctx.calibration is not None
     samples = held_out(ctx.calibration) or ctx.calibration
     with open_session(model) as session:

@@ -149,3 +149,14 @@ def test_factors_that_make_int8_worse_are_not_taken(
     reason = "outputs are as near in int8 without factors, by measurement"
     assert refusals(ctx)["balance-channels"][reason] == 1
     assert_same_outputs(before, model)
+
+
+def test_ranges_found_before_are_found_again(build: Build, samples: Samples) -> None:
+    plain = make(build, 1.5)
+    model = plain.clone()
+    data = samples(plain, 1, 16, 8, 8)
+    run_pass("balance,quant-static{ops=Conv}", plain, calibration=data)
+    run_pass(
+        "mixed-precision{max_drop=0.9},balance,quant-static{ops=Conv}", model, calibration=data
+    )
+    assert_same_outputs(plain, model)
