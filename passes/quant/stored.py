@@ -30,7 +30,7 @@ from burnish.passes.context import PassContext
 from burnish.passes.options import option
 from burnish.passes.quant.insert import add_initializer, drop_unused, make_node
 from burnish.passes.quant.ready import passed_through
-from burnish.passes.quant.weighted import KEEP, SLOWER, excluded
+from burnish.passes.quant.weighted import SLOWER, kept_float
 
 INT8, FLOAT16 = "store-int8", "store-float16"
 """The two ways, and the rules that write them."""
@@ -104,7 +104,7 @@ class StoreInt8(Pass):
 
     def _may_round(self, node: ir.Node) -> bool:
         known = node.domain == "" and node.op_type in OPS
-        return known and not excluded(node, self.exclude) and node.meta.get(KEEP) in (None, SLOWER)
+        return known and kept_float(node, self.exclude) in (None, SLOWER)
 
 
 def _constants(users: Collection[ir.Node]) -> Iterator[tuple[ir.Value, np.ndarray]]:

@@ -226,3 +226,15 @@ def test_large_weights_are_stored_alone(build: Build) -> None:
     run_pass(StoreInt8(), model)
     made = {node.outputs[0].name: node.op_type for node in model.graph}
     assert (made["w"], made["v"]) == ("Mul", "Mul")
+
+
+def test_what_a_logarithm_is_taken_of_stays(build: Build) -> None:
+    """Whether another pass asked for it or not."""
+    made: ir.Model = build(
+        "g (float[N,24,8,8] x) => (float[N,C,H,W] y) { q = QuantizeLinear(x, s, z) "
+        "i = DequantizeLinear(q, s, z)  a = MatMul(i, w)  b = Abs(a)  y = Log(b) }",
+        w=(8, 300),
+        **QUANTIZED,
+    )
+    made.meta["burnish.quantized"] = True
+    assert not rewrites(run_pass(StoreInt8(), made))
