@@ -373,20 +373,20 @@ def test_the_error_of_what_is_a_number_counts_after_a_lossless_pass_too() -> Non
 
 def test_a_lossy_pass_must_keep_the_type_of_what_is_no_number() -> None:
     @dataclass(frozen=True)
-    class Widen(Pass):
-        name: ClassVar[str] = "widen"
+    class Narrow(Pass):
+        name: ClassVar[str] = "narrow"
         lossless: ClassVar[bool] = False
 
         def apply(self, model: ir.Model, ctx: PassContext) -> None:
             node = model.graph[-1]
-            with ctx.rewrite("widen", node) as go:
+            with ctx.rewrite("narrow", node) as go:
                 if go:
-                    node.attributes["to"] = ir.AttrInt64("to", ir.DataType.DOUBLE)
-                    node.outputs[0].dtype = ir.DataType.DOUBLE
+                    node.attributes["to"] = ir.AttrInt64("to", ir.DataType.FLOAT16)
+                    node.outputs[0].dtype = ir.DataType.FLOAT16
 
     model = parse("g (float[2,3] x) => (float[2,3] y) { z = Sqrt(x)  y = Cast<to=1>(z) }")
-    with pytest.raises(VerificationError, match="type float64, expected float32"):
-        burnish.optimize(model, Widen())
+    with pytest.raises(VerificationError, match="type float16, expected float32"):
+        burnish.optimize(model, Narrow())
 
 
 def test_a_lossy_pass_must_not_make_what_is_no_number() -> None:
