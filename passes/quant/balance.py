@@ -188,7 +188,8 @@ class Balance(Pass):
                     spread[node.name or _read(group.readers[0])] = float(
                         item.factor.max() / item.factor.min()
                     )
-        ctx.details["balance"] = {"largest by smallest factor": spread}
+        if spread:
+            ctx.details["balance"] = {"largest by smallest factor": spread}
 
     def _planned(self, groups: Sequence[Group], model: ir.Model, ctx: PassContext) -> list[Scaling]:
         """Observe channels, and find the factors that the formula asks for."""
