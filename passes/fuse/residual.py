@@ -20,7 +20,7 @@ import onnx_ir as ir
 
 from burnish.passes.base import Pass
 from burnish.passes.context import PassContext
-from burnish.passes.edit import names_of, use_count
+from burnish.passes.edit import Names, names_of, use_count
 from burnish.passes.fuse.blocked import ACTIVATIONS, block_size, is_blocked_conv
 from burnish.passes.shapes import infer_shapes
 
@@ -49,36 +49,39 @@ class BlockResiduals(Pass):
         if size is None or ctx.target.objection_to(PREFERENCE, ir.DataType.FLOAT) is not None:
             return
         infer_shapes(model)
+        names = names_of(model.graph)
         for graph in (model.graph, *model.graph.subgraphs()):
             for node in list(graph):
                 if node.domain == "" and node.op_type == "Add":
-                    _look_at(node, graph, ctx, size)
+                    _look_at(node, names, ctx, size)
 
 
-def _look_at(add: ir.Node, graph: ir.Graph, ctx: PassContext, size: int) -> None:
+def _look_at(add: ir.Node, names: Names, ctx: PassContext, size: int) -> None:
     left, right = add.inputs
     if left is None or right is None:
         return
     x = right if _is_branch(left, right) else left if _is_branch(right, left) else None
     if x is None:
         return
-    users = [user for user, _ in x.uses() if user.graph is graph and is_blocked_conv(user)]
     reason = _objection(x, add, size)
     if reason is not None:
         ctx.refuse(_RULE, add, reason)
         return
     with ctx.rewrite(_RULE, add) as go:
         if go:
+            producer, graph = x.producer(), add.graph
+            assert producer is not None
+            assert graph is not None
+            convs = (node for node in x.consumers() if node.graph is graph)
+            users = dict.fromkeys([*filter(is_blocked_conv, convs), add])
             pool = ir.node("MaxPool", [x], {"kernel_shape": [1, 1]})
             entered = pool.outputs[0]
-            entered.name = names_of(graph).fresh(f"{x.name}_in_blocks")
+            entered.name = names.fresh(f"{x.name}_in_blocks")
             entered.shape, entered.type = x.shape, x.type
-            for user in dict.fromkeys([*users, add]):
+            for user in users:
                 for at, value in enumerate(user.inputs):
                     if value is x:
                         user.replace_input_with(at, entered)
-            producer = x.producer()
-            assert producer is not None
             graph.insert_after(producer, pool)
 
 

@@ -18,7 +18,7 @@ import pytest
 from burnish.backends.preferences import Preference
 from burnish.backends.target import Target
 from burnish.passes.fuse.residual import PREFERENCE, BlockResiduals
-from burnish.testing import assert_refuses, assert_same_outputs, refusals, run_pass
+from burnish.testing import assert_refuses, assert_same_outputs, refusals, rewrites, run_pass
 
 Freeze = Callable[..., ir.Model]
 
@@ -131,3 +131,16 @@ def test_a_residual_of_another_graph_stays(freeze: Freeze) -> None:
         " }, else_branch = b () => (float[1,16,4,4] q) { q = Conv(g, l) }> }"
     )
     assert_refuses(BlockResiduals(), model, "not known to be outside")
+
+
+def test_names_in_an_if_are_new_around_it_too(freeze: Freeze) -> None:
+    before = freeze(
+        "m (float[1,32,4,4] x, bool x1, float[1,32,1,1] s, float[32,32,1,1] w, float[16,32,1,1] l)"
+        " => (float[1,16,4,4] y) { g_in_blocks = Neg(x)  y = If(x1) <"
+        "then_branch = a () => (float[1,16,4,4] o)"
+        " { g = Mul(g_in_blocks, s)  c = Conv(g, w)  t = Add(g, c)  o = Conv(t, l) },"
+        " else_branch = b () => (float[1,16,4,4] q) { q = Conv(g_in_blocks, l) }> }"
+    )
+    after = before.clone()
+    assert rewrites(run_pass(BlockResiduals(), after)) == {"blocked-residual": 1}
+    assert_same_outputs(before, after)
