@@ -75,6 +75,7 @@ class QuantDynamic(Pass):
 
     def _recurrent(self, model: ir.Model, ctx: PassContext, bits: int) -> None:
         """Quantize LSTMs, and say of what is like them why it stays float."""
+        held: recurrent.Held = {}
         for graph in model.graphs():
             for node in tuple(graph):
                 if node.op_type not in recurrent.OPS or node.domain != "":
@@ -85,8 +86,12 @@ class QuantDynamic(Pass):
                     continue
                 with ctx.rewrite("quant-lstm", node) as go:
                     if go:
-                        recurrent.quantize(model, node, per_channel=self.per_channel, bits=bits)
+                        recurrent.quantize(
+                            model, node, held, per_channel=self.per_channel, bits=bits
+                        )
                         mark_quantized(model)
+        for node in in_functions(model, recurrent.OPS):
+            ctx.refuse("quant-lstm", node, "inside a function of the model")
 
     def _choose(
         self, model: ir.Model, refuse: Callable[[str, ir.Node, str], None]

@@ -42,33 +42,28 @@ def unsuitable(node: ir.Node, target: Target) -> str | None:
     return None
 
 
-def quantize(model: ir.Model, node: ir.Node, *, per_channel: bool, bits: int) -> None:
+Held = dict[tuple[ir.Graph, ir.Value], tuple[ir.Value, ...]]
+"""Weights of a graph -> their integers, scales and zero points."""
+
+
+def quantize(model: ir.Model, node: ir.Node, held: Held, *, per_channel: bool, bits: int) -> None:
     """Replace LSTM(x, W, R, B, ...) by DynamicQuantizeLSTM(x, W_int8, R_int8, B, ...).
 
-    W [directions, 4 units, inputs] becomes [directions, inputs, 4 units], and R likewise.
+    Weights in `held` are taken from there, others are added to it.
     """
     graph = node.graph
     assert isinstance(graph, ir.Graph)
     inputs = [*node.inputs, *[None] * (8 - len(node.inputs))]
-    extra: list[ir.Value] = []
     for place in (1, 2):
-        old = node.inputs[place]
-        assert old is not None
-        array = as_array(old)
-        assert array is not None
-        schemes = [
-            weight_params(one.T, 1 if per_channel else None, bits) for one in array
-        ]  # of each direction
-        integers = np.stack([s.quantize(one.T) for s, one in zip(schemes, array, strict=True)])
-        scales = np.stack([scheme.scale for scheme in schemes]).astype(np.float32)
-        inputs[place] = add_initializer(graph, f"{old.name}_int8", integers)
-        extra += [
-            add_initializer(graph, f"{old.name}_scale", scales),
-            add_initializer(graph, f"{old.name}_zero_point", np.zeros(scales.shape, np.int8)),
-        ]
+        weights = node.inputs[place]
+        assert weights is not None
+        if (graph, weights) not in held:
+            held[graph, weights] = _integers(graph, weights, per_channel, bits)
+        inputs[place], *more = held[graph, weights]
+        inputs += more
     new = ir.node(
         _QUANTIZED,
-        [*inputs, *extra],
+        inputs,
         domain=_DOMAIN,
         num_outputs=len(node.outputs),
         name=names_of(graph).fresh(f"{node.name or node.op_type}/{_QUANTIZED}"),
@@ -86,3 +81,26 @@ def quantize(model: ir.Model, node: ir.Node, *, per_channel: bool, bits: int) ->
             replace_value(old_output, output)
     model.opset_imports.setdefault(_DOMAIN, 1)
     remove_unused([node])
+
+
+def _integers(
+    graph: ir.Graph, weights: ir.Value, per_channel: bool, bits: int
+) -> tuple[ir.Value, ...]:
+    """Add int8 weights to a graph: [directions, inputs, 4 units], scales, and zero points.
+
+    Args:
+        graph: Where an operator reads them.
+        weights: [directions, 4 units, inputs].
+        per_channel: Whether each unit has a scale, [directions, 4 units], or none, [directions].
+        bits: Of the integers.
+    """
+    array = as_array(weights)
+    assert array is not None
+    schemes = [weight_params(one.T, 1 if per_channel else None, bits) for one in array]
+    integers = np.stack([s.quantize(one.T) for s, one in zip(schemes, array, strict=True)])
+    scales = np.stack([scheme.scale for scheme in schemes]).astype(np.float32)
+    return (
+        add_initializer(graph, f"{weights.name}_int8", integers),
+        add_initializer(graph, f"{weights.name}_scale", scales),
+        add_initializer(graph, f"{weights.name}_zero_point", np.zeros(scales.shape, np.int8)),
+    )

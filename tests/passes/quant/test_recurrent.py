@@ -117,3 +117,32 @@ def test_those_in_branches_get_names_that_are_free_everywhere() -> None:
             feeds = {**FEEDS, "c": np.array(branch)}
             before, after = old.run(feeds)["y"], new.run(feeds)["y"]
             assert 0 < np.linalg.norm(after - before) < 0.02 * np.linalg.norm(before)
+
+
+def test_weights_that_several_read_are_quantized_once() -> None:
+    """A decoder that was traced step by step is one operator a step, with the same weights."""
+    model = recurrent()
+    first = model.graph[0]
+    again = ir.node(
+        "LSTM", [*first.inputs, None, first.outputs[1]], {"hidden_size": 64}, num_outputs=2
+    )
+    for value, name, like in zip(again.outputs, ("y2", "h2"), first.outputs, strict=True):
+        value.name, value.shape, value.type = name, like.shape, like.type
+    model.graph.append(again)
+    model.graph.outputs[:] = again.outputs
+    original = model.clone()
+    assert rewrites(run_pass("quant-dynamic", model)) == {"quant-lstm": 2}
+    assert len(model.graph.initializers) == 7
+    with onnxruntime.session(original) as old, onnxruntime.session(model) as new:
+        np.testing.assert_allclose(new.run(FEEDS)["h2"], old.run(FEEDS)["h2"], atol=0.02)
+
+
+def test_one_in_a_function_stays_float() -> None:
+    model = parse(
+        '<ir_version: 10, opset_import: ["" : 21, "f" : 1]> '
+        "g (float[7,2,24] x, float[1,256,24] W, float[1,256,64] R) => (float[7,1,2,64] y) "
+        '{ y = f.F(x, W, R) } <domain: "f", opset_import: ["" : 21]> '
+        "F (x, w, r) => (y) { y = LSTM<hidden_size = 64>(x, w, r) }"
+    )
+    ctx = run_pass("quant-dynamic", model)
+    assert refusals(ctx)["quant-lstm"] == {"inside a function of the model": 1}
