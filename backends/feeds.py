@@ -162,7 +162,10 @@ def _computed(dim: str, sizes: Mapping[str, int]) -> int:
     """The size of a dimension whose name is a formula of others' names."""
     import onnx_ir as ir
 
-    size = ir.SymbolicDim(dim).evaluate(sizes)
+    try:
+        size = ir.SymbolicDim(dim).evaluate(sizes)
+    except ZeroDivisionError:
+        return EXTENT
     return size if isinstance(size, int) and size > 0 else EXTENT
 
 

@@ -153,6 +153,12 @@ def test_a_size_that_follows_from_others_can_be_given() -> None:
     assert random_feeds(_Inputs(specs), dims={"n + 1": 7})["x"].shape == (1, 7, EXTENT)
 
 
+@pytest.mark.parametrize("size", ["n % (m - 32)", "n // (m - 32)", "n / (m - 32)"])
+def test_a_size_that_others_leave_undefined_is_the_usual_one(size: str) -> None:
+    specs = (TensorSpec("x", ir.DataType.FLOAT, ("n", "m", size)),)
+    assert random_feeds(_Inputs(specs))["x"].shape == (1, EXTENT, EXTENT)
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="the system does not copy processes so")
 def test_sizes_at_which_the_runtime_ends_the_process_are_passed_by() -> None:
     """Scan divides by zero where it has nothing to do (ONNX Runtime 1.31), here at [32, 32]."""
