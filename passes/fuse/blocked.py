@@ -24,7 +24,7 @@ from burnish.passes.constant import is_constant
 from burnish.passes.context import PassContext
 from burnish.passes.fuse.affine import fold_affine_before
 from burnish.passes.fuse.linear import IDENTITY, Channels, affine_of
-from burnish.passes.fuse.moments import reduced_axes
+from burnish.passes.fuse.moments import axes_of
 from burnish.passes.fuse.rescale import rounded
 from burnish.passes.pattern import const
 from burnish.passes.rule import Builder, NoMatch, Operand, Replacement, Rule, RulePass, rule
@@ -161,14 +161,16 @@ def mean_in_blocks(op: Any, x: Any) -> Any:
 
 @mean_in_blocks.rewrite
 def _(op: Builder, x: Operand, mean: ir.Node, ctx: PassContext) -> Replacement:
-    if reduced_axes(op, mean, x.rank) != (2, 3) or x.rank != 4:
+    axes = axes_of(op, mean, x.rank)
+    if isinstance(axes, NoMatch):
+        return axes
+    if axes != (2, 3) or x.rank != 4:
         return NoMatch("it is not the mean of all pixels of each channel")
     if x.uses > 1:
         return NoMatch("the map leaves the layout for others")
     if not has_blocked_layout(ctx.target) or not _summed_in_blocks(x.value):
         return NoMatch("no convolution in blocks is before it")
-    pooled = op.GlobalAveragePool(x)
-    return pooled if op.attribute(mean, "keepdims") else op.Squeeze(pooled, np.array([2, 3]))
+    return op.GlobalAveragePool(x)
 
 
 @dataclass(frozen=True)

@@ -91,14 +91,9 @@ def _moments(op: Any, x: Any) -> tuple[Any, Any, Any]:
 
 
 def axes_of(op: Builder, mean: ir.Node, rank: int | None) -> tuple[int, ...] | NoMatch:
-    """Return the axes that a ReduceMean which keeps them is over, sorted and counted from 0."""
+    """Return the axes that a ReduceMean is over, sorted and counted from 0."""
     if not op.attribute(mean, "keepdims"):
         return NoMatch("the mean drops its axes")
-    return reduced_axes(op, mean, rank)
-
-
-def reduced_axes(op: Builder, mean: ir.Node, rank: int | None) -> tuple[int, ...] | NoMatch:
-    """Return the axes that a ReduceMean is over, sorted and counted from 0."""
     axes = op.attribute(mean, "axes")
     if axes is None and len(mean.inputs) > 1:
         array = as_array(mean.inputs[1])

@@ -37,7 +37,7 @@ EXPECTED = {
             "Gelu": 1,
             "Transpose": 3,
         },
-        19,
+        18,
     ),
     "keras-preactivated": ({"BatchNormalization": 3, "Conv": 3, "Transpose": 1}, 13),
     "keras-transformer": (
