@@ -25,7 +25,7 @@ Ratios on ONNX Runtime 1.31.1, AVX-512, one thread, in turns:
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import ClassVar
 
@@ -58,6 +58,9 @@ _Written = dict[tuple[ir.Value, bool, int, int], ir.Value]
 """Weights of products, whether turned, and size of the kernel -> weights of convolutions."""
 
 _RULE = "products-to-convs"
+_MAPPED_BYTES = 1 << 30
+"""Weights in files that are more than this stay there: written anew they would be in memory."""
+
 _OPSET = 13  # from which on Squeeze and Unsqueeze take their axes as an input
 
 
@@ -94,7 +97,7 @@ class ProductsToConvs(Pass):
         if not blocked or objection is not None or model.opset_imports.get("", 1) < _OPSET:
             return
         infer_shapes(model)
-        read = _read_by_others(model)
+        staying = _staying(model)
         for graph in (model.graph, *model.graph.subgraphs()):
             shared: _Written = {}
             seen: set[ir.Node] = set()
@@ -103,18 +106,26 @@ class ProductsToConvs(Pass):
                 if product is not None and not waits(product):
                     siblings = beside(product)
                     seen.update(part for item in siblings for part in item.nodes)
-                    _convolve(siblings, node, model, ctx, shared, read)
+                    _convolve(siblings, node, model, ctx, shared, staying)
 
 
-def _read_by_others(model: ir.Model) -> set[ir.Value]:
-    """Return the constants that other operators than products read."""
-    return {
-        value
-        for node in model.graph.all_nodes()
-        if node.op_type not in ("Gemm", "MatMul")
-        for value in node.inputs
-        if value is not None and tensor_of(value) is not None
+def _staying(model: ir.Model) -> dict[ir.Value, str]:
+    """Return the constants that are to stay as they are, and why."""
+    tensors = {
+        value: tensor
+        for graph in model.graphs()
+        for value in graph.initializers.values()
+        if isinstance(tensor := tensor_of(value), ir.ExternalTensor)
     }
+    found: dict[ir.Value, str] = {}
+    if sum(tensor.nbytes for tensor in tensors.values()) > _MAPPED_BYTES:
+        found = dict.fromkeys(tensors, "the weights are mapped from a file too large for memory")
+    for node in model.graph.all_nodes():
+        if node.op_type not in ("Gemm", "MatMul"):
+            for value in node.inputs:
+                if value is not None and tensor_of(value) is not None:
+                    found[value] = "the weights are used by other nodes too"
+    return found
 
 
 def _convolve(
@@ -123,13 +134,13 @@ def _convolve(
     model: ir.Model,
     ctx: PassContext,
     shared: _Written,
-    read: Collection[ir.Value],
+    staying: Mapping[ir.Value, str],
 ) -> None:
     """Write products of the same input, of which one node comes first, as convolutions.
 
     Or say why not.
     """
-    reasons = [(product, _objection(product, read)) for product in products]
+    reasons = [(product, _objection(product, staying)) for product in products]
     for product, reason in reasons:
         if reason is not None:
             ctx.refuse(_RULE, product.nodes[0], reason)
@@ -165,7 +176,7 @@ def _convolve(
     made.withdraw()
 
 
-def _objection(product: Product, read: Collection[ir.Value]) -> str | None:
+def _objection(product: Product, staying: Mapping[ir.Value, str]) -> str | None:
     if product.weights.dtype != ir.DataType.FLOAT:
         return "only float32 has the blocked layout"
     shape = product.x.shape
@@ -173,9 +184,7 @@ def _objection(product: Product, read: Collection[ir.Value]) -> str | None:
         return "what is multiplied has not two to four axes, or they are unknown"
     if len(shape) == 2 and shape[0] != 1:
         return "the rows may be samples, which are not one map"
-    if product.weights in read:
-        return "the weights are used by other nodes too"
-    return None
+    return staying.get(product.weights)
 
 
 @dataclass

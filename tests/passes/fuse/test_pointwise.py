@@ -11,6 +11,7 @@ import dataclasses
 import random
 from collections import Counter
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,7 +22,7 @@ from burnish.backends.preferences import Preference
 from burnish.backends.target import Target
 from burnish.passes.fuse.pointwise import ALONE, Pointwise, ProductsToConvs
 from burnish.passes.pipeline import Pipeline
-from burnish.testing import assert_refuses, assert_same_outputs, refusals, run_pass
+from burnish.testing import assert_refuses, assert_same_outputs, parse, refusals, run_pass
 
 Freeze = Callable[..., ir.Model]
 
@@ -327,3 +328,32 @@ def test_each_product_is_refused_once(freeze: Freeze) -> None:
     )
     found = refusals(run_pass(ProductsToConvs(), model))
     assert sum(found["products-to-convs"].values()) == 2
+
+
+@pytest.mark.parametrize(("rows", "stay"), [(1 << 18, True), (1 << 10, False)])
+def test_weights_of_a_model_larger_than_memory_stay_in_their_file(
+    tmp_path: Path, rows: int, stay: bool
+) -> None:
+    """What is written anew would be in memory, and again where the numbers are checked."""
+    model = parse(
+        f"g (float[1,S,32] x, int64[N] i, float[{rows},1024] table, float[32,32] w)"
+        " => (float[1,S,32] y, float[N,1024] z) {"
+        " m = MatMul(x, w)  h = Gelu(m)  y = MatMul(h, w)  z = Gather(table, i) }"
+    )
+    with (tmp_path / "weights").open("wb") as file:
+        file.truncate(4 * 1024 * (rows + 1))  # a hole, of which the disk holds nothing
+    for value in model.graph.inputs[2:]:
+        assert value.shape is not None
+        shape, name = ir.Shape(value.shape.numpy()), value.name or ""
+        offset = 0 if name == "w" else 4096
+        size = 4 * int(np.prod(value.shape.numpy()))
+        value.const_value = ir.ExternalTensor(
+            "weights", offset, size, ir.DataType.FLOAT, shape=shape, name=name, base_dir=tmp_path
+        )
+        model.graph.inputs.remove(value)
+        model.graph.register_initializer(value)
+    ctx = run_pass(Pointwise(), model, target=_EAGER)
+    assert (_counts(model)["MatMul"] == 2) == stay
+    if stay:
+        (reason,) = refusals(ctx)["products-to-convs"]
+        assert reason == "the weights are mapped from a file too large for memory"
