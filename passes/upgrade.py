@@ -239,6 +239,8 @@ def _skeleton(nodes: list[ir.Node], opset: int) -> tuple[onnx.ModelProto, list[t
             if value is not None:
                 proto.input[k] = f"{i}.in.{k}"
                 _declare(graph.input.add(), proto.input[k], value)
+        while proto.input and not proto.input[-1]:  # which the converter would count
+            del proto.input[-1]
         for k, value in enumerate(node.outputs):
             if value.name:
                 proto.output[k] = f"{i}.out.{k}"

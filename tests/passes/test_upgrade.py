@@ -297,6 +297,15 @@ def test_refused_and_unchanged(case: str) -> None:
 # --- what else must survive ------------------------------------------------------------------
 
 
+def test_an_input_left_out_in_words_is_left_out() -> None:
+    """The version converter counts inputs, empty ones too."""
+    after = check(
+        13, 'g (float[2,6] x) => (float[2,3] y, float[2,3] z) {y, z = Split<axis=1>(x, "")}'
+    )
+    (split,) = after.graph
+    assert split.attributes.get_int("num_outputs") == 2
+
+
 def test_subgraphs() -> None:
     after = check(
         11,
