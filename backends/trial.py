@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import faulthandler
 import os
+import signal
 import sys
-import time
 import warnings
 from collections.abc import Callable
 
@@ -31,24 +31,17 @@ def returns(call: Callable[[], object], seconds: float = _SECONDS) -> bool:
         warnings.simplefilter("ignore", DeprecationWarning)  # of threads, which the copy lacks
         child = os.fork()
     if child == 0:
-        _call_and_exit(call)
-    deadline, pause = time.monotonic() + seconds, 1e-4
-    while True:
-        ended, status = os.waitpid(child, os.WNOHANG)
-        if ended:
-            return status == 0
-        if time.monotonic() > deadline:
-            os.kill(child, 9)
-            os.waitpid(child, 0)
-            return False
-        time.sleep(pause)
-        pause = min(2 * pause, 0.05)
+        _call_and_exit(call, seconds)
+    _, status = os.waitpid(child, 0)
+    return status == 0
 
 
-def _call_and_exit(call: Callable[[], object]) -> None:
+def _call_and_exit(call: Callable[[], object], seconds: float) -> None:
     """Call, silently, and end this process without any cleaning up: it is the parent's to do."""
     status = 1
     try:
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)  # which ends the process, locks or not
+        signal.setitimer(signal.ITIMER_REAL, seconds)
         faulthandler.disable()
         silence = os.open(os.devnull, os.O_WRONLY)
         for stream in (1, 2):

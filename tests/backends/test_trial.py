@@ -6,6 +6,8 @@ from __future__ import annotations
 import os
 import sys
 import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -18,13 +20,18 @@ def test_what_returns_does() -> None:
     assert returns(lambda: None)
 
 
+def test_a_thread_may_ask() -> None:
+    with ThreadPoolExecutor(1) as pool:
+        assert pool.submit(returns, lambda: None).result()
+
+
 def fail() -> None:
     raise ValueError("no")
 
 
 @pytest.mark.parametrize("call", [fail, os.abort, lambda: os.kill(os.getpid(), 8), sys.exit])
-def test_what_raises_or_kills_the_process_does_not(call: object) -> None:
-    assert not returns(call)  # type: ignore[arg-type]
+def test_what_raises_or_kills_the_process_does_not(call: Callable[[], object]) -> None:
+    assert not returns(call)
 
 
 def test_what_takes_too_long_does_not() -> None:
