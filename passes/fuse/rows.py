@@ -37,7 +37,11 @@ class ConvsToProducts(Pass):
     rule_names: ClassVar[tuple[str, ...]] = (_RULE,)
 
     def apply(self, model: ir.Model, ctx: PassContext) -> None:
-        """Go through the main graph and its subgraphs."""
+        """Go through the main graph and its subgraphs, unless the model is quantized already."""
+        from burnish.passes.quant.ready import passed_through  # its package imports this module
+
+        if passed_through(model, ctx):
+            return
         infer_shapes(model)
         for graph in (model.graph, *model.graph.subgraphs()):
             for node in reversed(list(graph)):  # Squeeze before the Transpose in front of it
@@ -86,9 +90,10 @@ def _within(front: ir.Value, leaves: ir.Node, rank: int) -> dict[ir.Node, None] 
         found[node] = None
         pending += [item for item in node.inputs if item is not None and not is_constant(item)]
     exits = {leaves, *(value.producer() for value in leaves.inputs if value is not None)}
+    readers = found.keys() | exits
     for node in found:
         users = set(node.outputs[0].consumers())
-        if node.outputs[0].is_graph_output() or not users <= found.keys() | exits:
+        if node.outputs[0].is_graph_output() or not users <= readers:
             return "others read what stands between"
     return found if convolved else "there is no convolution"
 
