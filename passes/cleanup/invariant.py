@@ -7,6 +7,7 @@ constants: the runtime cannot prepack them, and no rule folds or quantizes what 
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -61,16 +62,16 @@ def _places(node: ir.Node) -> tuple[int, int, int]:
 def _invariant(node: ir.Node, body: ir.Graph) -> list[int]:
     """Return which of the carried values come out of the body as they came in."""
     before, behind, carried = _places(node)
-    handed_on = {index: body.outputs[behind + index] for index in range(carried)}
-    others = [value for index, value in enumerate(body.outputs) if index - behind not in handed_on]
+    formals = body.inputs[before : before + carried]
+    handed_on = body.outputs[behind : behind + carried]
+    times = Counter(body.outputs)
     return [
         index
-        for index, value in handed_on.items()
-        if _source(value) is (formal := body.inputs[before + index])
+        for index, (formal, value) in enumerate(zip(formals, handed_on, strict=True))
+        if _source(value) is formal
         # Without a node, Scan collects wrong numbers in ONNX Runtime 1.31: nothing to compare with.
         and (value is not formal or node.op_type == "Loop")
-        and all(value is not formal for value in others)  # an output needs a node of its own
-        and all(value is not formal for place, value in handed_on.items() if place != index)
+        and times[formal] == (value is formal)  # no other output: it needs a node of its own
     ]
 
 
@@ -98,15 +99,15 @@ def _without(node: ir.Node, body: ir.Graph, invariant: list[int]) -> ir.Node:
         replace_value(node.outputs[index], given)
     for index in reversed(invariant):
         body.inputs.pop(before + index)
-    dropped = {before + index for index in invariant}
-    kept = [value for index, value in enumerate(node.outputs) if index not in set(invariant)]
+    dropped = set(invariant)
+    kept = [value for index, value in enumerate(node.outputs) if index not in dropped]
     if not kept:
         remove_unused([node])
         return node
     new = ir.Node(
         node.domain,
         node.op_type,
-        [value for index, value in enumerate(node.inputs) if index not in dropped],
+        [value for index, value in enumerate(node.inputs) if index - before not in dropped],
         list(node.attributes.values()),
         num_outputs=len(kept),
         name=node.name,
