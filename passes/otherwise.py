@@ -53,12 +53,10 @@ def rounded_otherwise(model: ir.Model, seed: int) -> ir.Model:
             continue
         uses, kind = tuple(value.uses()), value.dtype.numpy()
         tape = ir.tape.Tape()
+        numbers = (_TURNS * (1 + rng.random()), _UNITS * _UNIT[value.dtype], 1, -_LARGEST, _LARGEST)
         turns, units, one, low, high = (
             tape.op("Constant", [], {"value": ir.tensor(np.array(number, kind))})
-            for number in (
-                *(_TURNS * (1 + rng.random()), _UNITS * _UNIT[value.dtype], 1),
-                *(-_LARGEST, _LARGEST),
-            )
+            for number in numbers
         )
         bounded = value if opset < 8 else tape.op("Min", [tape.op("Max", [value, low]), high])
         drawn = tape.op("Sin", [tape.op("Mul", [bounded, turns])])
