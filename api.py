@@ -263,10 +263,8 @@ def _watchers(
     instruments: Sequence[Instrument], guard: Guard, model: ir.Model, target: Target
 ) -> list[Instrument]:
     watchers = [*instruments, guard]
-    if (
-        target.provider != "CPUExecutionProvider"
-    ):  # whose compilers refuse nodes; blame who made them
-        watchers.append(Origins(model))
+    if target.provider != "CPUExecutionProvider":
+        watchers.append(Origins(model))  # its compiler refuses nodes: this tells who made them
     return watchers
 
 
