@@ -12,9 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from burnish.backends.feeds import (
-    random_feeds,
-)
+from burnish.backends.feeds import random_feeds
 from burnish.backends.measure import _student, compare, compare_loads, summarize
 from burnish.backends.onnxruntime import session
 from burnish.errors import InputError

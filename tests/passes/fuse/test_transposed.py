@@ -15,10 +15,7 @@ import pytest
 
 from burnish.backends.preferences import Preference
 from burnish.backends.target import Target
-from burnish.passes.fuse.transposed import (
-    PREFERENCE,
-    transposed_pair,
-)
+from burnish.passes.fuse.transposed import PREFERENCE, transposed_pair
 from burnish.testing import assert_refuses, assert_same_outputs, refusals, run_pass
 
 Freeze = Callable[..., ir.Model]
