@@ -21,7 +21,7 @@ from burnish.passes.base import Pass
 from burnish.passes.context import PassContext
 from burnish.passes.edit import subgraphs
 from burnish.passes.options import option
-from burnish.passes.quant.ready import is_quantized, was_quantized
+from burnish.passes.quant.ready import was_quantized
 from burnish.passes.report import all_graphs
 from burnish.passes.shapes import forget_shapes
 
@@ -46,11 +46,11 @@ class DropImplied(Pass):
     rule_names: ClassVar[tuple[str, ...]] = (_SIZE, _NAME, _ATTRIBUTE)
     last: ClassVar[bool] = True
 
-    quantized: bool = option(False, help="only if the model is quantized")
+    quantized: bool = option(False, help="only if a pass before this one quantized the model")
 
     def apply(self, model: ir.Model, ctx: PassContext) -> None:
         """Go over names, values and attributes, in this order."""
-        if self.quantized and not was_quantized(model) and is_quantized(model) is None:
+        if self.quantized and not was_quantized(model):
             return
         _shorten(model, ctx)
         implied = _implied(model)

@@ -39,7 +39,7 @@ def is_quantized(model: ir.Model) -> str | None:
 
 def passed_through(model: ir.Model, ctx: PassContext) -> bool:
     """Whether a model came in quantized and has to be left alone; the user is told so."""
-    found = None if model.meta.get(_MARK) else is_quantized(model)
+    found = None if was_quantized(model) else is_quantized(model)
     if found is not None:
         ctx.warn(f"the model is already quantized ({found}): it is passed through as it is")
     return found is not None

@@ -23,6 +23,7 @@ from burnish.passes.context import PassContext
 from burnish.passes.edit import drop_initializer, names_of
 from burnish.passes.prune.coupling import Dim, couplings_of, sizes_of
 from burnish.passes.prune.units import Group, Units
+from burnish.passes.quant.ready import passed_through
 from burnish.passes.quant.static import OBSERVED
 from burnish.passes.quant.weighted import KEEP
 from burnish.passes.shapes import infer_shapes
@@ -46,7 +47,7 @@ class WidenDepthwise(Pass):
         """Fill one group of coupled channels after the other."""
         if ctx.target.provider != "CPUExecutionProvider" or ctx.calibration is None:
             return  # without calibration, convolutions stay float
-        if not any(map(_is_narrow, model.graph)):
+        if not any(map(_is_narrow, model.graph)) or passed_through(model, ctx):
             return
         infer_shapes(model)
         units = Units(couplings_of(model))

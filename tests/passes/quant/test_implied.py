@@ -13,6 +13,7 @@ from burnish.backends.census import census
 from burnish.backends.onnxfile import save
 from burnish.backends.target import Target
 from burnish.passes.quant.implied import DropImplied
+from burnish.passes.quant.ready import mark_quantized
 from burnish.passes.shapes import infer_shapes, shapes_are_inferred
 from burnish.testing import assert_same_outputs, parse, rewrites, run_pass
 
@@ -164,10 +165,10 @@ def test_by_default_of_the_operator_set_that_a_model_has() -> None:
     assert [sorted(model.graph[0].attributes) for model in (old, new)] == [[], ["axis"]]
 
 
-def test_only_of_models_that_are_quantized() -> None:
+def test_only_of_models_that_this_run_quantized() -> None:
     text = "g (float[4] x) => (float[4] y) { a = Neg(x) y = Neg(a) }"
     model = parse(text)
     infer_shapes(model)
     assert rewrites(run_pass(DropImplied(quantized=True), model)) == {}
-    model.meta["burnish.quantized"] = True
+    mark_quantized(model)
     assert rewrites(run_pass(DropImplied(quantized=True), model)) == {"implied-size": 1}
