@@ -13,6 +13,7 @@ import pytest
 from burnish.backends.census import census
 from burnish.backends.onnxfile import save
 from burnish.backends.target import Target
+from burnish.passes.quant.ready import mark_quantized
 from burnish.passes.quant.stored import StoreInt8, quantize, row_scales
 from burnish.passes.quant.weighted import KEEP, SLOWER
 from burnish.testing import refusals, rewrites, run_pass
@@ -58,7 +59,7 @@ CPU = Target.parse("cpu")
 @pytest.fixture
 def model(build: Build) -> ir.Model:
     made: ir.Model = build(TEXT, **SHAPES, **QUANTIZED)
-    made.meta["burnish.quantized"] = True  # in this run
+    mark_quantized(made)
     return made
 
 
@@ -154,7 +155,7 @@ def test_gemms_and_products_are_stored_too(build: Build, error: Error) -> None:
         y = Gemm(h, v, b)
     }"""
     model = build(text, w=(32, 64), v=(64, 20), b=(1, 20), **QUANTIZED)
-    model.meta["burnish.quantized"] = True
+    mark_quantized(model)
     before = model.clone()
     ctx = run_pass(StoreInt8(), model)
     assert rewrites(ctx) == {"store-int8": 2}
@@ -184,7 +185,7 @@ SMALL = """g (float[N,8,4,4] x) => (float[N,8,4,4] y) {
 )
 def test_refusals(build: Build, weights: np.ndarray, rule: str, reason: str) -> None:
     model = build(SMALL, w=weights.astype(np.float32), **QUANTIZED)
-    model.meta["burnish.quantized"] = True
+    mark_quantized(model)
     ctx = run_pass(StoreInt8(), model)
     assert rewrites(ctx) == {}
     assert refusals(ctx) == {rule: {reason: 1}}
@@ -193,7 +194,7 @@ def test_refusals(build: Build, weights: np.ndarray, rule: str, reason: str) -> 
 def test_numbers_that_others_read_stay(build: Build) -> None:
     text = SMALL.replace("y = Conv(i, w)", "c = Conv(i, w) t = Add(w, w) y = Conv(c, t)")
     model = build(text, w=(64, 64, 1, 1), **QUANTIZED)
-    model.meta["burnish.quantized"] = True
+    mark_quantized(model)
     ctx = run_pass(StoreInt8(), model)
     assert rewrites(ctx) == {}
     assert refusals(ctx)["store-int8"] == {"other operators read the same numbers": 1}
@@ -222,7 +223,7 @@ def test_large_weights_are_stored_alone(build: Build) -> None:
         y = Concat <axis = 1> (c, d)
     }"""
     model = build(text, w=(4096, 16, 1, 1), v=(4096, 16, 1, 1), **QUANTIZED)
-    model.meta["burnish.quantized"] = True
+    mark_quantized(model)
     run_pass(StoreInt8(), model)
     made = {node.outputs[0].name: node.op_type for node in model.graph}
     assert (made["w"], made["v"]) == ("Mul", "Mul")
@@ -236,5 +237,5 @@ def test_what_a_logarithm_is_taken_of_stays(build: Build) -> None:
         w=(8, 300),
         **QUANTIZED,
     )
-    made.meta["burnish.quantized"] = True
+    mark_quantized(made)
     assert not rewrites(run_pass(StoreInt8(), made))
