@@ -54,7 +54,6 @@ class Search:
     sensitivity: list[dict[str, Any]] = field(default_factory=list)
     scores: dict[str, Any] = field(default_factory=dict)
     done: bool = True
-    _judged: bool = False
 
     @property
     def all_float(self) -> bool:

@@ -96,11 +96,14 @@ class StoreInt8(Pass):
             first, *row = _shape(value)
             alone = value if first * math.prod(row) >= _LARGE else None
             batches.setdefault((*row, alone), []).append(value)
+        kept = []
         for batch in batches.values():
-            if _saved(rule, [_shape(value) for value in batch]) <= 0:
-                for value in batch:
-                    ctx.refuse(rule, value.consumers()[0], "it would save nothing")
-        return [b for b in batches.values() if _saved(rule, [_shape(v) for v in b]) > 0]
+            if _saved(rule, [_shape(value) for value in batch]) > 0:
+                kept.append(batch)
+                continue
+            for value in batch:
+                ctx.refuse(rule, value.consumers()[0], "it would save nothing")
+        return kept
 
     def _may_round(self, node: ir.Node) -> bool:
         known = node.domain == "" and node.op_type in OPS

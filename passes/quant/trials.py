@@ -19,11 +19,7 @@ from burnish.passes.quant.fill import is_image
 from burnish.passes.quant.placement import COMPUTING, is_depthwise
 from burnish.passes.quant.ready import raise_opset
 from burnish.passes.quant.recipe import Recipe
-from burnish.passes.quant.sensitivity import (
-    SAMPLES,
-    Reference,
-    held_out,
-)
+from burnish.passes.quant.sensitivity import SAMPLES, Reference, held_out
 from burnish.passes.quant.static import OBSERVED, RESIDUAL
 from burnish.passes.quant.weighted import KEEP, SLOWER, Weights, weights_of
 from burnish.passes.shapes import infer_shapes
