@@ -42,6 +42,11 @@ def loads(text: str) -> bool:
     return True
 
 
+def at_opset(opset: int, graph: str) -> str:
+    """A model in ONNX's text form."""
+    return f'<ir_version: 10, opset_import: ["" : {opset}]> {graph}'
+
+
 def test_parse_names_the_machine(cpu: Target) -> None:
     assert (cpu.name, cpu.provider) == ("cpu", "CPUExecutionProvider")
     assert Target.parse(" CPU ") == cpu
@@ -215,10 +220,7 @@ def test_a_function_is_expanded_only_while_its_operators_mean_the_same(
     cpu: Target, opset: int
 ) -> None:
     """Swish is a function of opset 24; opset 25 has newer operators of those in its body."""
-    text = (
-        f'<ir_version: 10, opset_import: ["" : {opset}]> '
-        "g (float[4] x) => (float[4] y) { y = Swish(x) }"
-    )
+    text = at_opset(opset, "g (float[4] x) => (float[4] y) { y = Swish(x) }")
     assert cpu.runs("Swish", opset=opset, dtype=F) == loads(text)
 
 
@@ -228,10 +230,7 @@ def test_a_function_within_a_function_is_expanded_at_the_opset_of_the_model(
     cpu: Target, op_type: str, opset: int
 ) -> None:
     """Mish is a function of Softplus, which is one that newer opsets than 18 do not take."""
-    text = (
-        f'<ir_version: 10, opset_import: ["" : {opset}]> '
-        f"g (double[4] x) => (double[4] y) {{ y = {op_type}(x) }}"
-    )
+    text = at_opset(opset, f"g (double[4] x) => (double[4] y) {{ y = {op_type}(x) }}")
     assert cpu.runs(op_type, opset=opset, dtype=ir.DataType.DOUBLE) == loads(text)
 
 
@@ -249,16 +248,16 @@ _BUILT_FOR_A_NODE = {
 def test_a_function_that_is_built_for_a_node_is_expanded_in_any_opset(
     cpu: Target, op_type: str, opset: int
 ) -> None:
-    text = (
-        f'<ir_version: 10, opset_import: ["" : {opset}]> '
+    text = at_opset(
+        opset,
         "g (float[1,4] x, float[4] s, int64[2] n, int64[1] l, float a, float b) => (float[] y)"
-        f"{{ y = {_BUILT_FOR_A_NODE[op_type]} }}"
+        f"{{ y = {_BUILT_FOR_A_NODE[op_type]} }}",
     )
     if opset <= cpu.max_opset:
         assert cpu.runs(op_type, opset=opset, dtype=F) == loads(text) is True
 
 
 def test_no_cast_lets_an_operator_take_a_type_it_is_not_defined_for(cpu: Target) -> None:
-    text = '<ir_version: 10, opset_import: ["" : 21]> g (float16[4] x) => (float16[4] y)'
+    text = at_opset(21, "g (float16[4] x) => (float16[4] y)")
     assert cpu.runs("Celu", opset=21, dtype=F16) == loads(f"{text} {{ y = Celu(x) }}") is False
     assert cpu.runs("Selu", opset=21, dtype=F16) == loads(f"{text} {{ y = Selu(x) }}") is True
