@@ -6,6 +6,7 @@ Outputs are integers, or dequantized ones: they are compared exactly.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -77,16 +78,15 @@ def test_quantizing_again_is_kept_where_it_rounds(pair: str, reason: str) -> Non
     ("kind", "scale", "quantized"),
     [("uint8", 0.1, False), ("uint8", 300.0, True), ("uint16", 0.1, True), ("int16", 0.1, True)],
 )
-def test_a_scale_of_few_digits_rounds(kind: str, scale: float, quantized: bool) -> None:
-    model = parse(
+def test_a_scale_of_few_digits_rounds(
+    freeze: Callable[..., ir.Model], kind: str, scale: float, quantized: bool
+) -> None:
+    model = freeze(
         f"g ({kind}[1000] x, float16 s, {kind} z) => ({kind}[1000] y)"
-        " { d = DequantizeLinear(x, s)  y = QuantizeLinear(d, s, z) }"
+        " { d = DequantizeLinear(x, s)  y = QuantizeLinear(d, s, z) }",
+        s=scale,
+        z=0,
     )
-    for name, array in (("s", np.array(scale, np.float16)), ("z", np.zeros((), kind))):
-        (value,) = (value for value in model.graph.inputs if value.name == name)
-        model.graph.inputs.remove(value)
-        value.const_value = ir.tensor(array, name=name)
-        model.graph.register_initializer(value)
     original = model.clone()
     run_pass(quantize_dequantized, model)
     assert any(node.op_type == "QuantizeLinear" for node in model.graph) == quantized
