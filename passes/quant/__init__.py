@@ -50,5 +50,6 @@ class Quant(Recipe, Group):
         if self.mode != "dynamic":
             search = (WidenDepthwise(), *search, NarrowDepthwise())
             if self.ranges is None:  # which are of the values as they came
-                search = (Balance(exclude=self.exclude), *search)
+                shared = {item.name: options[item.name] for item in fields(Balance)}
+                search = (Balance(**shared), *search)
         return (ConvsToProducts(), *search, *self.quantizers(), DropImplied(quantized=True))

@@ -37,7 +37,7 @@ from numpy.typing import NDArray
 
 from burnish.passes.base import Pass
 from burnish.passes.context import PassContext
-from burnish.passes.options import option
+from burnish.passes.options import option, same_as
 from burnish.passes.quant.collect import collect
 from burnish.passes.quant.migrate import balanced
 from burnish.passes.quant.ready import passed_through
@@ -130,7 +130,7 @@ class Reader:
         return (activations + weights) / size
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Scaling:
     """Factors for a group of values.
 
@@ -157,6 +157,9 @@ class Balance(Pass):
     name: ClassVar[str] = "balance"
     rule_names: ClassVar[tuple[str, ...]] = ("balance-channels",)
 
+    calibrate: str = same_as(QuantStatic, "calibrate")
+    percentile: float = same_as(QuantStatic, "percentile")
+    per_channel: bool = same_as(QuantStatic, "per_channel")
     exclude: tuple[str, ...] = option((), help="glob patterns of names of nodes to leave alone")
 
     def apply(self, model: ir.Model, ctx: PassContext) -> None:
@@ -171,7 +174,7 @@ class Balance(Pass):
         infer_shapes(model)
         groups = groups_of(model, self.exclude)
         planned = self._planned(groups, model, ctx)
-        kept = _nearest(planned, self.exclude, model, ctx) if planned else []
+        kept = self._nearest(planned, model, ctx) if planned else []
         spread: dict[str, float] = {}
         for item in planned:
             group = groups[item.index]
@@ -215,6 +218,37 @@ class Balance(Pass):
                 planned.append(found)
         return planned
 
+    def _nearest(self, planned: list[Scaling], model: ir.Model, ctx: PassContext) -> list[Scaling]:
+        """Return those of the scalings, all, some or none, that int8 is nearest to float with."""
+        assert ctx.calibration is not None
+        samples = held_out(ctx.calibration) or ctx.calibration
+        with open_session(model) as session:
+            reference = Reference(session.run, itertools.islice(samples, _SAMPLES))
+        quantize = QuantStatic(
+            calibrate=self.calibrate,
+            percentile=self.percentile,
+            per_channel=self.per_channel,
+            ops=("Conv",),
+            along=("MatMul", "Gemm"),
+            exclude=self.exclude,
+            optional=True,
+        )
+
+        def error(chosen: list[Scaling]) -> float:
+            copy = model.clone()
+            groups = groups_of(copy, self.exclude)
+            for item in chosen:
+                groups[item.index].scale(item.factor)
+            within = PassContext(ctx.target, ctx.calibration, ctx.seed)
+            within.progress = ctx.progress
+            quantize.run(copy, within)
+            with open_session(copy) as session:
+                return reference.compare(session.run).error
+
+        clear = [item for item in planned if item.left < _CLEAR]
+        tried = [[], planned] if len(clear) in (0, len(planned)) else [[], clear, planned]
+        return min(tried, key=error)
+
 
 def _scaling(index: int, group: Group, reach: Mapping[str, ChannelReach]) -> Scaling | str:
     """Return the factors for a group, or why it gets none."""
@@ -230,32 +264,6 @@ def _scaling(index: int, group: Group, reach: Mapping[str, ChannelReach]) -> Sca
     before = sum(reader.noise(np.ones_like(reader.peak)) for reader in readers)
     after = sum(reader.noise(factor.reshape(reader.peak.shape)) for reader in readers)
     return Scaling(index, factor, after / before)
-
-
-def _nearest(
-    planned: list[Scaling], exclude: tuple[str, ...], model: ir.Model, ctx: PassContext
-) -> list[Scaling]:
-    """Return those of the scalings, all, some or none, that int8 is nearest to float with."""
-    assert ctx.calibration is not None
-    samples = held_out(ctx.calibration) or ctx.calibration
-    with open_session(model) as session:
-        reference = Reference(session.run, itertools.islice(samples, _SAMPLES))
-    quantize = QuantStatic(ops=("Conv",), along=("MatMul", "Gemm"), exclude=exclude, optional=True)
-
-    def error(chosen: list[Scaling]) -> float:
-        copy = model.clone()
-        groups = groups_of(copy, exclude)
-        for item in chosen:
-            groups[item.index].scale(item.factor)
-        within = PassContext(ctx.target, ctx.calibration, ctx.seed)
-        within.progress = ctx.progress
-        quantize.run(copy, within)
-        with open_session(copy) as session:
-            return reference.compare(session.run).error
-
-    clear = [item for item in planned if item.left < _CLEAR]
-    tried = [[], planned] if len(clear) in (0, len(planned)) else [[], clear, planned]
-    return min(tried, key=error)
 
 
 def factors(

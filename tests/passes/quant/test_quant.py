@@ -37,7 +37,7 @@ MIXED_WEIGHTS = {"w1": (32, 8, 1, 1), "w2": (32, 20), "b2": (20,)}
 def test_expansion_and_text() -> None:
     auto = Pipeline.parse("quant{calibrate=entropy exclude=head.*}").expand()
     assert str(auto) == (
-        "convs-to-products,balance{exclude=head.*},fill-depthwise,"
+        "convs-to-products,balance{calibrate=entropy exclude=head.*},fill-depthwise,"
         "mixed-precision{calibrate=entropy exclude=head.*},"
         "unfill-depthwise,"
         "quant-static{calibrate=entropy ops=Conv along=MatMul,Gemm exclude=head.* optional=true},"
