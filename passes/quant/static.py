@@ -246,9 +246,13 @@ class QuantStatic(Pass):
                 "quant-static needs calibration data",
                 hint="give sample inputs with --calib, or use quant-dynamic",
             )
-        counts = Counter(step.node.op_type for step in plan.steps if step.weighted)
+        steps = [step for step in plan.steps if step.weighted]
+        if ctx.target.int8.dynamic:  # then what would go along need not stay float
+            steps = [step for step in steps if step.node.op_type in self.ops]
+        counts = Counter(step.node.op_type for step in steps)
         named = " and ".join(f"{count} {op}" for op, count in sorted(counts.items()))
-        ctx.warn(f"{named} stay float: sample inputs (--calib) would let them be quantized too")
+        if named:
+            ctx.warn(f"{named} stay float: sample inputs (--calib) would let them be quantized too")
 
 
 def _fed(plan: Plan) -> list[str]:

@@ -78,6 +78,25 @@ def test_without_data_one_line_says_what_data_would_add(build: Build, error: Err
     assert error(before, model) < 0.02
 
 
+def test_without_data_products_that_become_int8_are_not_said_to_stay_float(build: Build) -> None:
+    model = build(
+        """g (float[2,8,2,2] x) => (float[2,20] y) {
+            a = Conv(x, w0) r = Relu(a) c = Conv(r, w1) p = Relu(c)
+            s = Constant <value_ints = [2, 128]> () f = Reshape(p, s) h = Gemm(f, w2, b2) y = Gemm(h, w3)
+        }""",
+        w0=(8, 8, 1, 1),
+        w1=(32, 8, 1, 1),
+        w2=(128, 32),
+        b2=(32,),
+        w3=(32, 20),
+    )
+    ctx = run_pass("quant", model)
+    assert rewrites(ctx)["quant-gemm"] == 2
+    assert [line for line in ctx.warnings if "stay float" in line] == [
+        "2 Conv stay float: sample inputs (--calib) would let them be quantized too"
+    ]
+
+
 def test_without_data_and_without_conv_there_is_nothing_to_say(build: Build) -> None:
     model = build("g (float[N,32] x) => (float[N,24] y) { y = MatMul(x, w) }", w=(32, 24))
     assert run_pass("quant", model).warnings == []
