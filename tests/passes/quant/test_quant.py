@@ -82,7 +82,8 @@ def test_without_data_products_that_become_int8_are_not_said_to_stay_float(build
     model = build(
         """g (float[2,8,2,2] x) => (float[2,20] y) {
             a = Conv(x, w0) r = Relu(a) c = Conv(r, w1) p = Relu(c)
-            s = Constant <value_ints = [2, 128]> () f = Reshape(p, s) h = Gemm(f, w2, b2) y = Gemm(h, w3)
+            s = Constant <value_ints = [2, 128]> () f = Reshape(p, s)
+            h = Gemm(f, w2, b2) y = Gemm(h, w3)
         }""",
         w0=(8, 8, 1, 1),
         w1=(32, 8, 1, 1),
