@@ -10,6 +10,7 @@ import numpy as np
 import onnx_ir as ir
 
 from burnish.passes.constant import as_array
+from burnish.passes.fuse.branches import merge_branches
 from burnish.passes.fuse.linear import (
     IDENTITY,
     LINEAR,
@@ -296,7 +297,10 @@ def _(op: Builder, x: Operand, norm: ir.Node, affine: ir.Node) -> Replacement:
 
 @dataclass(frozen=True)
 class FuseAffine(RulePass):
-    """Fold constant scales and shifts, BatchNormalization too, into Conv, Gemm and their like."""
+    """Fold constant scales and shifts, BatchNormalization too, into Conv, Gemm and their like.
+
+    Branches that are added merge here too: a norm may stand behind each, and behind their sum.
+    """
 
     name: ClassVar[str] = "fuse-affine"
     rules: ClassVar[tuple[Rule, ...]] = (
@@ -307,4 +311,5 @@ class FuseAffine(RulePass):
         fold_scale_past_shift,
         fold_affine_into_batch_norm,
         merge_affines,
+        merge_branches,
     )
