@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import onnx
 import onnx_ir as ir
 
 from burnish.backends.target import Target
@@ -28,12 +29,25 @@ from burnish.passes.verify import verify
 if TYPE_CHECKING:
     from burnish.passes.calibration import CalibrationSource
 
-_HEADER = '<ir_version: 10, opset_import: ["" : 21]>\n'
 
+def parse(text: str, opset: int = 21, /, **weights: np.ndarray) -> ir.Model:
+    """Read ONNX's text form.
 
-def parse(text: str) -> ir.Model:
-    """Read ONNX's text form; a header with IR version 10 and opset 21 is added if there is none."""
-    return ir.from_onnx_text(text if text.lstrip().startswith("<") else _HEADER + text)
+    Args:
+        text: The model; a header with IR version 10 is added if there is none.
+        opset: Version of the default operator set in that header.
+        weights: Arrays of initializers, by name. The text uses the names, in subgraphs too, and
+            need not declare them; what it declares among the inputs is one no longer.
+    """
+    if not text.lstrip().startswith("<"):
+        text = f'<ir_version: 10, opset_import: ["" : {opset}]>\n{text}'
+    proto = onnx.parser.parse_model(text)
+    inputs = [value for value in proto.graph.input if value.name not in weights]
+    del proto.graph.input[:]
+    proto.graph.input.extend(inputs)
+    for name, array in weights.items():
+        proto.graph.initializer.append(ir.to_proto(ir.tensor(array, name=name)))
+    return ir.from_proto(proto)
 
 
 def run_pass(

@@ -30,17 +30,10 @@ def chain(layers: int, wide: int = -1) -> ir.Model:
         weights[f"w{layer}"] = rng.standard_normal((width, following)).astype(np.float32)
         body.append(f"h{layer} = MatMul({last}, w{layer})  r{layer} = Relu(h{layer})")
         last, width = f"r{layer}", following
-    inputs = ", ".join(f"float[{w.shape[0]},{w.shape[1]}] {n}" for n, w in weights.items())
-    made = parse(
-        f"g (float[N,16] x, {inputs}) => (float[N,{width}] y) "
-        f"{{ {' '.join(body)} y = Identity({last}) }}"
+    return parse(
+        f"g (float[N,16] x) => (float[N,{width}] y) {{ {' '.join(body)} y = Identity({last}) }}",
+        **weights,
     )
-    for value in list(made.graph.inputs)[1:]:
-        assert value.name is not None
-        value.const_value = ir.tensor(weights[value.name], name=value.name)
-        made.graph.inputs.remove(value)
-        made.graph.register_initializer(value)
-    return made
 
 
 @pytest.mark.parametrize("stages", [2, 3, 4])

@@ -19,16 +19,10 @@ from burnish.testing import parse, run_pass
 
 def layer(dtype: Any = np.float32, size: int = 64) -> ir.Model:
     kind = {"float32": "float", "float16": "float16", "float64": "double"}[np.dtype(dtype).name]
-    weights = "".join(f", {kind}[{size},{size}] {name}" for name in "wv")
-    model = parse(
-        f"g ({kind}[N,{size}] x{weights}) => ({kind}[N,{size}] y) "
-        "{ t = MatMul(x, w)  y = MatMul(t, v) }"
-    )
-    for value in reversed([model.graph.inputs.pop(), model.graph.inputs.pop()]):
-        array = np.random.default_rng(ord((value.name or " ")[0])).standard_normal((size, size))
-        value.const_value = ir.tensor(array.astype(dtype), name=value.name)
-        model.graph.register_initializer(value)
-    return model
+    rng = np.random.default_rng(0)
+    w, v = (rng.standard_normal((size, size)).astype(dtype) for _ in range(2))
+    text = f"g ({kind}[N,{size}] x) => ({kind}[N,{size}] y)"
+    return parse(f"{text} {{ t = MatMul(x, w)  y = MatMul(t, v) }}", w=w, v=v)
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float16, np.float64])

@@ -145,25 +145,16 @@ def _(op: Any, x: Any, w: Any) -> Any:
     return op.MatMul(x, op.Neg(w))
 
 
-def _with_weight(text: str, shape: tuple[int, ...]) -> ir.Model:
-    model = parse(text)
-    value = next(v for node in model.graph for v in node.inputs if v is not None and v.name == "w")
-    tensor = ir.tensor(np.full(shape, 7, np.float32), name="w")
-    value.const_value, value.shape, value.dtype = tensor, ir.Shape(shape), tensor.dtype
-    model.graph.register_initializer(value)
-    return model
-
-
 def test_large_weights_are_not_taken_along() -> None:
     text = "g (float[N,256] x) => (float[N,512] y) { n = Neg(x)  y = MatMul(n, w) }"
-    (sides,) = regions(doubled, _with_weight(text, (256, 512)))
+    (sides,) = regions(doubled, parse(text, w=np.full((256, 512), 7, np.float32)))
     for model in (sides.before, sides.after):
         (weight,) = model.graph.initializers.values()
         assert weight.const_value is not None
         assert weight.const_value.shape == (256, 512)
         assert not (weight.const_value.numpy() == 7).any()
     text = text.replace("256", "8").replace("512", "4")
-    (sides,) = regions(doubled, _with_weight(text, (8, 4)))
+    (sides,) = regions(doubled, parse(text, w=np.full((8, 4), 7, np.float32)))
     assert_same(sides)
 
 

@@ -69,18 +69,12 @@ def model(tmp_path: Path) -> Path:
     rng = np.random.default_rng(0)
     made = parse(
         "g (float[N,16] x) => (float[N,8] y) "
-        "{ i = Identity(x)  t = MatMul(i, w)  s = Add(t, b)  r = Relu(s)  y = MatMul(r, v) }"
+        "{ i = Identity(x)  t = MatMul(i, w)  s = Add(t, b)  r = Relu(s)  y = MatMul(r, v) }",
+        **{
+            name: rng.standard_normal(shape).astype(np.float32)
+            for name, shape in (("w", (16, 32)), ("b", (32,)), ("v", (32, 8)))
+        },
     )
-    for name, shape in (("w", (16, 32)), ("b", (32,)), ("v", (32, 8))):
-        tensor = ir.tensor(rng.standard_normal(shape).astype(np.float32), name=name)
-        value = next(
-            value
-            for node in made.graph
-            for value in node.inputs
-            if value is not None and value.name == name
-        )
-        value.const_value, value.shape, value.dtype = tensor, ir.Shape(shape), tensor.dtype
-        made.graph.register_initializer(value)
     path = tmp_path / "m.onnx"
     ir.save(made, path)
     return path

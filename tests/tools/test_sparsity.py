@@ -8,7 +8,6 @@ from pathlib import Path
 from xml.etree import ElementTree as ET
 
 import numpy as np
-import onnx_ir as ir
 import pytest
 from click.testing import CliRunner
 
@@ -19,11 +18,8 @@ from burnish.tools.inspect import command
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
-    model = parse("g (float[N,32] x, float[32,64] w) => (float[N,64] y) { y = MatMul(x, w) }")
-    value = model.graph.inputs.pop()
     array = np.random.default_rng(0).standard_normal((32, 64)).astype(np.float32)
-    value.const_value = ir.tensor(array, name="w")
-    model.graph.register_initializer(value)
+    model = parse("g (float[N,32] x) => (float[N,64] y) { y = MatMul(x, w) }", w=array)
     model.graph[0].name = "dense"
     run_pass("prune{pattern=2:4}", model)
     save(model, tmp_path / "sparse.onnx")

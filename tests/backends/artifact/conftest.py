@@ -21,14 +21,9 @@ def model(tmp_path: Path) -> Path:
         "g (float[N,T,8] x, float[N,T,1] mask) => (float[N,8] mean, float[N,T,8] each) "
         "<int64[1] axis = {1}> { h = MatMul(x, w)  a = Identity(h)  each = Mul(a, mask) "
         "s = ReduceSum<keepdims = 0>(each, axis)  n = ReduceSum<keepdims = 0>(mask, axis) "
-        "mean = Div(s, n) }"
+        "mean = Div(s, n) }",
+        w=rng.standard_normal((8, 8)).astype(np.float32),
     )
-    for node in made.graph:
-        for value in node.inputs:
-            if value is not None and value.name == "w" and value.const_value is None:
-                tensor = ir.tensor(rng.standard_normal((8, 8)).astype(np.float32), name="w")
-                value.const_value, value.shape, value.dtype = tensor, ir.Shape((8, 8)), tensor.dtype
-                made.graph.register_initializer(value)
     path = tmp_path / "m.onnx"
     ir.save(made, path)
     return path

@@ -225,12 +225,10 @@ def test_external_weights_come_along(kind: str, tmp_path: Path) -> None:
 
 
 def large(rng: np.random.Generator) -> ir.Model:
-    made = parse("g (float[N,64] x) => (float[N,64] y) { h = MatMul(x, w)  y = Relu(h) }")
-    (value,) = (v for node in made.graph for v in node.inputs if v is not None and v.name == "w")
-    value.const_value = ir.tensor(rng.standard_normal((64, 64)).astype(np.float32), name="w")
-    value.shape, value.dtype = ir.Shape((64, 64)), ir.DataType.FLOAT
-    made.graph.register_initializer(value)
-    return made
+    return parse(
+        "g (float[N,64] x) => (float[N,64] y) { h = MatMul(x, w)  y = Relu(h) }",
+        w=rng.standard_normal((64, 64)).astype(np.float32),
+    )
 
 
 @pytest.mark.slow

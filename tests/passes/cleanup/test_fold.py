@@ -31,10 +31,10 @@ def test_a_constant_chain_becomes_one_initializer() -> None:
         "g (float[2] x) => (float[2] y) <float[2] w = {1, 2}> "
         "{ a = Add(w, w)  b = Sqrt(a)  c = Sigmoid(b)  y = Mul(x, c) }"
     )
-    after = parse("g (float[2] x, float[2] c) => (float[2] y) { y = Mul(x, c) }")
-    c = after.graph.inputs.pop()
-    c.const_value = ir.tensor((1 / (1 + np.exp(-np.sqrt([2, 4])))).astype(np.float32))
-    after.graph.register_initializer(c)
+    after = parse(
+        "g (float[2] x) => (float[2] y) { y = Mul(x, c) }",
+        c=(1 / (1 + np.exp(-np.sqrt([2, 4])))).astype(np.float32),
+    )
     original = before.clone()
     run_pass("fold", before)
     assert op_types(before) == ["Mul"]
@@ -182,12 +182,8 @@ def test_large_fills_in_the_place_of_weights_are_reported() -> None:
 
 def weights(dtype: str, count: int, nodes: str) -> ir.Model:
     """Return a model with a weight `w` of some size, from which nodes compute `a`."""
-    model = parse(f"g (float[1] x, {dtype}[{count}] w) => (y) {{ {nodes}  y = Mul(x, a) }}")
-    w = model.graph.inputs.pop()
-    assert w.dtype is not None
-    w.const_value = ir.tensor(np.ones(count, w.dtype.numpy()))
-    model.graph.register_initializer(w)
-    return model
+    text = f"g (float[1] x) => (y) {{ {nodes}  y = Mul(x, a) }}"
+    return parse(text, w=np.ones(count, dtype))
 
 
 def test_a_weight_stored_in_fewer_bits_stays_packed() -> None:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,8 @@ from burnish.passes.fuse import rescale
 from burnish.passes.fuse.affine import fold_affine_after
 from burnish.passes.rule import NoMatch
 from burnish.testing import assert_same_outputs, run_pass
+
+Freeze = Callable[..., ir.Model]
 
 
 def test_a_product_is_rounded_once() -> None:
@@ -45,21 +48,13 @@ def test_what_the_type_cannot_hold_is_refused(dtype: type, scale: float, reason:
 
 
 def test_large_weights_of_a_file_are_computed_when_read(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    freeze: Freeze, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(rescale, "LAZY_BYTES", 1000)
-    text = """<ir_version: 10, opset_import: ["" : 21]>
-        g (float[2,30] x, float[30,20] w, float[1] c) => (float[2,20] y)
-        { t = MatMul(x, w) y = Mul(t, c) }"""
-    model = ir.from_onnx_text(text)
-    rng = np.random.default_rng(0)
-    for name in ("w", "c"):
-        (value,) = (value for value in model.graph.inputs if value.name == name)
-        assert value.shape is not None
-        model.graph.inputs.remove(value)
-        value.const_value = ir.tensor(rng.normal(size=value.shape.numpy()).astype(np.float32))
-        value.const_value.name = name
-        model.graph.register_initializer(value)
+    model = freeze(
+        "g (float[2,30] x, float[30,20] w, float[1] c) => (float[2,20] y)"
+        " { t = MatMul(x, w) y = Mul(t, c) }"
+    )
     ir.save(model, tmp_path / "m.onnx", external_data="m.data", size_threshold_bytes=100)
     model, original = ir.load(tmp_path / "m.onnx"), ir.load(tmp_path / "m.onnx")
     run_pass(fold_affine_after, model)

@@ -25,27 +25,6 @@ from burnish.testing import parse, refusals, rewrites, run_pass
 Array = np.ndarray[Any, np.dtype[Any]]
 
 
-def with_weights(text: str, **weights: Array) -> ir.Model:
-    """Parse a model that uses values of these names, and make them initializers."""
-    model = parse(text)
-    for graph in (model.graph, *model.graph.subgraphs()):
-        for node in graph:
-            for index, value in enumerate(node.inputs):
-                if value is None or value.name not in weights:
-                    continue
-                if value.name not in model.graph.initializers:
-                    array = weights[value.name]
-                    made = ir.Value(
-                        name=value.name,
-                        type=ir.TensorType(ir.DataType.from_numpy(array.dtype)),
-                        shape=ir.Shape(array.shape),
-                        const_value=ir.tensor(array, name=value.name),
-                    )
-                    model.graph.initializers.add(made)
-                node.replace_input_with(index, model.graph.initializers[value.name])
-    return model
-
-
 def normal(*shape: int, seed: int = 0, dtype: Any = np.float32) -> Array:
     return np.random.default_rng(seed).standard_normal(shape).astype(dtype)
 
@@ -73,7 +52,7 @@ TWO = "g (float[N,32] x) => (float[N,8] y) { t = MatMul(x, w)  r = Relu(t)  y = 
 
 
 def two_layers() -> ir.Model:
-    return with_weights(TWO, w=normal(32, 16), v=3 * normal(16, 8, seed=1))
+    return parse(TWO, w=normal(32, 16), v=3 * normal(16, 8, seed=1))
 
 
 @pytest.mark.parametrize("sparsity", [0.0, 0.1, 0.5, 0.87, 1.0])
@@ -115,7 +94,7 @@ def test_half_is_pruned_unless_told_otherwise() -> None:
 def test_threshold_is_numpys_comparison(dtype: Any) -> None:
     w = normal(32, 16, dtype=dtype)
     w[0, 0] = 0.7  # a weight of the threshold itself stays
-    model = with_weights(TWO, w=w, v=normal(16, 8, seed=1, dtype=dtype))
+    model = parse(TWO, w=w, v=normal(16, 8, seed=1, dtype=dtype))
     Prune(threshold=0.7).run(model, context())
     expected = np.where(np.abs(w) < dtype(0.7), dtype(0), w)
     assert expected[0, 0] != 0
@@ -123,7 +102,7 @@ def test_threshold_is_numpys_comparison(dtype: Any) -> None:
 
 
 def test_a_threshold_beyond_the_dtype_takes_all_and_says_so() -> None:
-    model = with_weights(TWO, w=normal(32, 16, dtype=np.float16), v=normal(16, 8))
+    model = parse(TWO, w=normal(32, 16, dtype=np.float16), v=normal(16, 8))
     ctx = context()
     Prune(threshold=1e30).run(model, ctx)
     assert not array_of(model, "w").any()
@@ -134,7 +113,7 @@ def test_a_threshold_beyond_the_dtype_takes_all_and_says_so() -> None:
 def test_of_equal_weights_the_first_go(scope: str) -> None:
     w, v = np.ones((32, 16), np.float32), np.ones((16, 8), np.float32)
     w[:, ::2] = -1
-    model = with_weights(TWO, w=w, v=v)
+    model = parse(TWO, w=w, v=v)
     run_pass(Prune(sparsity=0.75, scope=scope, min_size=0), model)
     expected = (
         [smallest_to_zero([array], 0.75)[0] for array in (w, v)]
@@ -160,7 +139,7 @@ def test_any_weights_at_any_ratio(data: st.DataObject) -> None:
     sparsity = data.draw(st.floats(0, 1))
     scope = data.draw(st.sampled_from(["layer", "global"]))
     text = "g (float[N,4] x) => (float[N,4] y) { t = MatMul(x, w)  y = MatMul(t, v) }"
-    model = with_weights(text, w=arrays[0], v=arrays[1])
+    model = parse(text, w=arrays[0], v=arrays[1])
     run = Prune(sparsity=sparsity, scope=scope, min_size=0)
     run.run(model, context())
     expected = (
@@ -196,7 +175,7 @@ def test_each_weight_is_one_rewrite() -> None:
 
 def test_shared_weights_are_pruned_once() -> None:
     text = "g (float[N,16] x) => (float[N,16] y) { t = MatMul(x, w)  y = MatMul(t, w) }"
-    model = with_weights(text, w=normal(16, 16))
+    model = parse(text, w=normal(16, 16))
     ctx = run_pass(Prune(sparsity=0.75), model)
     assert rewrites(ctx) == {"prune-magnitude": 1}
     assert np.count_nonzero(array_of(model, "w") == 0) == 192
@@ -205,7 +184,7 @@ def test_shared_weights_are_pruned_once() -> None:
 
 def test_weights_behind_views_and_in_constant_nodes() -> None:
     numbers = ", ".join(f"{x:.4f}" for x in normal(256))
-    model = with_weights(
+    model = parse(
         f"""g (float[N,16] x) => (float[N,16] y) {{
           c = Constant <value = float[16,16] {{{numbers}}}> ()
           s = MatMul(x, c)
@@ -231,7 +210,7 @@ def test_weights_behind_views_and_in_constant_nodes() -> None:
 
 
 def test_weights_in_subgraphs_and_of_outer_scopes() -> None:
-    model = with_weights(
+    model = parse(
         """g (bool c, float[N,16] x) => (float[N,16] y) {
           y = If (c) <
             then_branch = t () => (float[N,16] a) { a = MatMul(x, w) },
@@ -260,7 +239,7 @@ def test_weights_in_subgraphs_and_of_outer_scopes() -> None:
 def test_patterns_run_along_what_is_summed_over(
     text: str, shape: tuple[int, ...], axis: int, criterion: str
 ) -> None:
-    model = with_weights(f"g (float[N,32] x) => (float[M,K] y) {{ {text} }}", w=normal(*shape))
+    model = parse(f"g (float[N,32] x) => (float[M,K] y) {{ {text} }}", w=normal(*shape))
     before = np.moveaxis(array_of(model, "w"), axis, -1).reshape(-1, 4)
     run_pass(f"prune{{pattern=2:4 criterion={criterion}}}", model)
     after = np.moveaxis(array_of(model, "w"), axis, -1).reshape(-1, 4)
@@ -271,12 +250,12 @@ def test_patterns_run_along_what_is_summed_over(
 
 
 def test_patterns_of_convolutions_run_along_channels() -> None:
-    model = with_weights(CONV.replace("{group}", "1"), w=normal(16, 8, 3, 3))
+    model = parse(CONV.replace("{group}", "1"), w=normal(16, 8, 3, 3))
     run_pass("prune{pattern=1:4}", model)
     groups = np.moveaxis(array_of(model, "w"), 1, -1).reshape(-1, 4)
     assert ((groups == 0).sum(axis=1) == 3).all()
     text = CONV.replace("{group}", "2").replace("Conv", "ConvTranspose")
-    model = with_weights(text, w=normal(8, 16, 3, 3))
+    model = parse(text, w=normal(8, 16, 3, 3))
     run_pass("prune{pattern=2:4}", model)
     groups = np.moveaxis(array_of(model, "w"), 0, -1).reshape(-1, 4)
     assert ((groups == 0).sum(axis=1) == 2).all()
@@ -298,7 +277,7 @@ def test_patterns_of_convolutions_run_along_channels() -> None:
 def test_says_why_a_weight_has_no_pattern(
     text: str, shape: tuple[int, ...], options: str, reason: str
 ) -> None:
-    model = with_weights(f"g (float[N,K] x) => (float[N,M] y) {{ {text} }}", w=normal(*shape))
+    model = parse(f"g (float[N,K] x) => (float[N,M] y) {{ {text} }}", w=normal(*shape))
     ctx = run_pass(f"prune{{{options}}}", model)
     assert refusals(ctx) == {"prune-magnitude": {reason: 1}}
 
@@ -375,7 +354,7 @@ CONV = "g (float[1,8,6,6] x) => (float[1,K,H,W] y) { y = Conv <group = {group}> 
     ],
 )
 def test_says_why_a_weight_is_left_alone(text: str, weights: dict[str, Array], reason: str) -> None:
-    model = with_weights(text, **weights)
+    model = parse(text, **weights)
     if reason == "an output of the model":
         model.graph.outputs[1] = model.graph.initializers["w"]
     before = {name: array_of(model, name) for name in model.graph.initializers}
@@ -389,9 +368,9 @@ def test_says_why_a_weight_is_left_alone(text: str, weights: dict[str, Array], r
 
 
 def test_grouped_and_depthwise_convolutions_can_be_pruned() -> None:
-    grouped = with_weights(CONV.replace("{group}", "2"), w=normal(16, 4, 3, 3))
+    grouped = parse(CONV.replace("{group}", "2"), w=normal(16, 4, 3, 3))
     assert rewrites(run_pass("prune", grouped)) == {"prune-magnitude": 1}
-    depthwise = with_weights(CONV.replace("{group}", "8"), w=normal(64, 1, 3, 3))
+    depthwise = parse(CONV.replace("{group}", "8"), w=normal(64, 1, 3, 3))
     assert rewrites(run_pass("prune{depthwise=true}", depthwise)) == {"prune-magnitude": 1}
 
 
@@ -414,7 +393,7 @@ def test_excludes_nodes_and_weights_by_pattern(pattern: str) -> None:
 
 def test_a_weight_is_excluded_if_one_of_its_nodes_is() -> None:
     text = "g (float[N,16] x) => (float[N,16] y) { t = MatMul(x, w)  y = MatMul(t, w) }"
-    model = with_weights(text, w=normal(16, 16))
+    model = parse(text, w=normal(16, 16))
     model.graph[1].name = "head"
     assert rewrites(run_pass("prune{exclude=head}", model)) == {}
 
@@ -520,7 +499,7 @@ print(peak - before)
 def test_memory_does_not_grow_with_the_weights(tmp_path: Path) -> None:
     layers, size = 4, 2560
     rows = [f"t{i + 1} = MatMul(t{i}, w{i})" for i in range(layers)]
-    model = with_weights(
+    model = parse(
         f"g (float[1,{size}] t0) => (float[1,{size}] t{layers}) {{ {' '.join(rows)} }}",
         **{f"w{i}": normal(size, size, seed=i) for i in range(layers)},
     )

@@ -50,25 +50,7 @@ class Writer:
         return name
 
     def model(self, signature: str) -> ir.Model:
-        model = parse(f"g {signature} {{ {' '.join(self.lines)} }}")
-        for node in model.graph:
-            for slot, value in enumerate(node.inputs):
-                if value is not None and value.name in self.weights:
-                    node.replace_input_with(slot, self._value(model, value.name))
-        return model
-
-    def _value(self, model: ir.Model, name: str) -> ir.Value:
-        if name not in model.graph.initializers:
-            tensor = ir.tensor(self.weights[name], name=name)
-            model.graph.register_initializer(
-                ir.Value(
-                    name=name,
-                    const_value=tensor,
-                    shape=ir.Shape(tensor.shape.numpy()),
-                    type=ir.TensorType(tensor.dtype),
-                )
-            )
-        return model.graph.initializers[name]
+        return parse(f"g {signature} {{ {' '.join(self.lines)} }}", **self.weights)
 
 
 def _convolution(w: Writer, x: str, ins: int, outs: int, kernel: int = 1, group: int = 1) -> str:

@@ -1,46 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Small networks with random weights, samples for them, and a look at what the runtime runs."""
+"""Samples for small networks, a look at what the runtime runs, and how far outputs move."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping
-from pathlib import Path
 
 import numpy as np
-import onnx
 import onnx_ir as ir
 import pytest
 
+from burnish.backends.census import executed_model
+from burnish.backends.target import Target
 from burnish.passes.calibration import CalibrationSource
 
-Build = Callable[..., ir.Model]
 Samples = Callable[..., CalibrationSource]
-Executed = Callable[[ir.Model], onnx.GraphProto]
 Census = Callable[[ir.Model], Counter[str]]
 Error = Callable[[ir.Model, ir.Model], float]
-
-
-@pytest.fixture
-def build() -> Build:
-    """Make a model from text, with random normal weights: `build(text, w=(8, 3, 3, 3), b=(8,))`.
-
-    Weights are scaled by the root of their fan-in so that activations keep their size.
-    """
-
-    def make(text: str, opset: int = 21, **weights: tuple[int, ...] | np.ndarray) -> ir.Model:
-        proto = onnx.parser.parse_model(f'<ir_version: 10, opset_import: ["" : {opset}]> {text}')
-        rng = np.random.default_rng(0)
-        for name, given in weights.items():
-            if isinstance(given, np.ndarray):
-                array = given
-            else:
-                fan_in = int(np.prod(given[1:] if len(given) > 2 else given[:-1])) or 1
-                array = rng.normal(0, fan_in**-0.5, given).astype(np.float32)
-            proto.graph.initializer.append(onnx.numpy_helper.from_array(array, name))
-        return ir.from_proto(proto)
-
-    return make
 
 
 @pytest.fixture
@@ -60,26 +36,13 @@ def samples() -> Samples:
 
 
 @pytest.fixture
-def executed(tmp_path: Path) -> Executed:
-    """Return the graph that ONNX Runtime really runs, fully optimized."""
+def census() -> Census:
+    """Count the operators of the graph that ONNX Runtime really runs, fully optimized."""
 
-    def graph(model: ir.Model) -> onnx.GraphProto:
-        import onnxruntime
+    def count(model: ir.Model) -> Counter[str]:
+        return Counter(node.op_type for node in executed_model(model, Target.parse("cpu")).graph)
 
-        options = onnxruntime.SessionOptions()
-        options.optimized_model_filepath = str(tmp_path / "optimized.onnx")
-        options.log_severity_level = 3
-        proto = ir.to_proto(model).SerializeToString()
-        onnxruntime.InferenceSession(proto, options, providers=["CPUExecutionProvider"])
-        return onnx.load(tmp_path / "optimized.onnx").graph
-
-    return graph
-
-
-@pytest.fixture
-def census(executed: Executed) -> Census:
-    """Count the operators of that graph."""
-    return lambda model: Counter(node.op_type for node in executed(model).node)
+    return count
 
 
 @pytest.fixture
