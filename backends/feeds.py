@@ -171,7 +171,7 @@ def _computed(dim: str, sizes: Mapping[str, int]) -> int:
 
 def _is_computed(dim: str, names: Collection[str]) -> bool:
     """Whether the name of a dimension is a formula of some of these names, as `past + 1` is."""
-    if dim.isidentifier():
+    if dim.replace(".", "_").isidentifier():  # as PaddlePaddle's "DynamicDimension.0"
         return False
     import onnx_ir as ir
 
