@@ -23,9 +23,9 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
+from burnish.passes.quant.bins import Counts, bin_of, coarsened, folded, scaled, smallest_exponent
+from burnish.passes.quant.losses import divergence, least_error, squared_error
 from burnish.passes.sketch import Array, ExactSum, Sketch
-
-Counts = NDArray[np.int64]
 
 # Arrays are sketched a piece at a time: temporary copies stay in the processor's cache.
 _PIECE = 1 << 16
@@ -209,7 +209,7 @@ class Histogram(Observer):
             if self.exponent is None:
                 self.counts[0] += piece.size
                 continue
-            bins = _scaled(piece, -self.exponent)
+            bins = scaled(piece, -self.exponent)
             np.floor(bins, out=bins)
             if self.exponent > 0 and self.first < 0:
                 # Scaling by a power of two is exact but for underflow: a tiny negative number
@@ -224,7 +224,7 @@ class Histogram(Observer):
         if other.exponent is None or self.exponent is None:
             self.counts[-self.first] += other.counts[-other.first]
             return
-        first, counts = _coarsened(other.first, other.counts, self.exponent - other.exponent)
+        first, counts = coarsened(other.first, other.counts, self.exponent - other.exponent)
         start = first - self.first
         self.counts[start : start + counts.size] += counts
 
@@ -235,11 +235,11 @@ class Histogram(Observer):
             return
         if self.exponent is not None and self._covered(low, high):
             return
-        exponent = _exponent(low, high, self.BINS)
+        exponent = smallest_exponent(low, high, self.BINS)
         shift = 0 if self.exponent is None else exponent - self.exponent
-        first, counts = _coarsened(self.first, self.counts, shift)
+        first, counts = coarsened(self.first, self.counts, shift)
         self.exponent = exponent
-        self.first, last = _bin(low, exponent), _bin(high, exponent)
+        self.first, last = bin_of(low, exponent), bin_of(high, exponent)
         self.counts = np.zeros(last - self.first + 1, np.int64)
         start = first - self.first
         self.counts[start : start + counts.size] = counts
@@ -248,7 +248,7 @@ class Histogram(Observer):
         """Whether the bins are already those for `low` to `high`."""
         assert self.exponent is not None
         last = self.first + self.counts.size - 1
-        return _bin(low, self.exponent) == self.first and _bin(high, self.exponent) == last
+        return bin_of(low, self.exponent) == self.first and bin_of(high, self.exponent) == last
 
 
 class Percentile(Histogram):
@@ -348,7 +348,7 @@ class Entropy(Histogram):
         tried = self.candidates or longest - shortest + 1
         spans = np.unique(np.linspace(shortest, longest, tried).astype(np.int64))
         losses = [
-            _divergence(counts, max(0, zero - span), min(counts.size, zero + span), self.levels)
+            divergence(counts, max(0, zero - span), min(counts.size, zero + span), self.levels)
             for span in map(int, spans)
         ]
         reach = int(spans[int(np.argmin(losses))]) * width
@@ -362,11 +362,11 @@ class Entropy(Histogram):
             counts[-self.first] -= self.zeros
         first = self.first
         if self.magnitudes:
-            first, counts = 0, _folded(first, counts)
+            first, counts = 0, folded(first, counts)
         shift = 0
         while (counts.size - 1 >> shift) + 1 > self.bins:
             shift += 1
-        first, counts = _coarsened(first, counts, shift)
+        first, counts = coarsened(first, counts, shift)
         return counts.astype(np.float64), -first, math.ldexp(1.0, self.exponent + shift)
 
 
@@ -406,16 +406,24 @@ class MeanSquare(Histogram):
         shares = np.arange(1, self.STEPS + 1) / self.STEPS
         if self.symmetric:
             reach = max(-low, high)
-            errors = [_square(numbers, counts, -s * reach, s * reach, self.levels) for s in shares]
+            errors = [
+                squared_error(numbers, counts, -s * reach, s * reach, self.levels) for s in shares
+            ]
             reach *= float(shares[int(np.argmin(errors))])
             return Range(max(self.low, -reach), min(self.high, reach))
         best = (low, high)
         for _ in range(4):
             before = best
             lows = [low] if low == 0.0 else (shares * low).tolist()
-            best = (_least(numbers, counts, [(x, best[1]) for x in lows], self.levels)[0], best[1])
+            best = (
+                least_error(numbers, counts, [(x, best[1]) for x in lows], self.levels)[0],
+                best[1],
+            )
             highs = [high] if high == 0.0 else (shares * high).tolist()
-            best = (best[0], _least(numbers, counts, [(best[0], x) for x in highs], self.levels)[1])
+            best = (
+                best[0],
+                least_error(numbers, counts, [(best[0], x) for x in highs], self.levels)[1],
+            )
             if best == before:
                 break
         return Range(max(self.low, best[0]), min(self.high, best[1]))
@@ -450,97 +458,5 @@ def observer(
     return made.get(method) or METHODS[method]
 
 
-def _scaled(piece: Array, exponent: int) -> Array:
-    """Return `piece * 2**exponent`, in its own type."""
-    if -100 < exponent < 100:  # much faster, where the factor is a normal number
-        product: Array = piece * piece.dtype.type(math.ldexp(1.0, exponent))
-        return product
-    return np.ldexp(piece, exponent)
-
-
 def _ends(flat: Array) -> tuple[float, float]:
     return (float(flat.min()), float(flat.max())) if flat.size else (math.inf, -math.inf)
-
-
-def _bin(number: float, exponent: int) -> int:
-    return math.floor(math.ldexp(number, -exponent))
-
-
-def _exponent(low: float, high: float, bins: int) -> int:
-    """Return the smallest exponent at which `[low, high]` meets at most `bins` bins."""
-    # n bins cover less than n widths, so one below log2((high - low) / bins) is always too small.
-    exponent = math.frexp((high - low) / bins)[1] - 2
-    while _bin(high, exponent) - _bin(low, exponent) + 1 > bins:
-        exponent += 1
-    return exponent
-
-
-def _coarsened(first: int, counts: Counts, shift: int) -> tuple[int, Counts]:
-    """Return first bin and counts after the width has been doubled `shift` times."""
-    if shift == 0:
-        return first, counts
-    # Once everything is in bins -1 and 0, further doublings change nothing.
-    shift = min(shift, max(-first, first + counts.size, 1).bit_length())
-    coarse = first >> shift
-    front = first - (coarse << shift)
-    back = -(front + counts.size) % (1 << shift)
-    padded = np.pad(counts, (front, back))
-    return coarse, padded.reshape(-1, 1 << shift).sum(axis=1)
-
-
-def _folded(first: int, counts: Counts) -> Counts:
-    """Return counts of magnitudes: bin `-1 - i` is joined with bin `i`."""
-    positive, negative = counts[-first:], counts[:-first][::-1] if first else counts[:0]
-    folded = np.zeros(max(positive.size, negative.size), np.int64)
-    folded[: positive.size] += positive
-    folded[: negative.size] += negative
-    return folded
-
-
-def _least(
-    numbers: NDArray[np.float64],
-    counts: NDArray[np.float64],
-    ends: list[tuple[float, float]],
-    levels: int,
-) -> tuple[float, float]:
-    """Return the range among `ends` with the least squared error."""
-    errors = [_square(numbers, counts, low, high, levels) for low, high in ends]
-    return ends[int(np.argmin(errors))]
-
-
-def _square(
-    numbers: NDArray[np.float64],
-    counts: NDArray[np.float64],
-    low: float,
-    high: float,
-    levels: int,
-) -> float:
-    """Return the sum of squared errors of numbers rounded to `levels` values, one of them zero."""
-    scale = (high - low) / (levels - 1)
-    lowest = round(low / scale)
-    rounded = np.clip(np.rint(numbers / scale), lowest, lowest + levels - 1) * scale
-    return float(counts @ (numbers - rounded) ** 2)
-
-
-def _divergence(counts: NDArray[np.float64], start: int, stop: int, levels: int) -> float:
-    """Return KL(P || Q) of clipping to the bins [start, stop) and rounding to `levels` values."""
-    inside = counts[start:stop]
-    occupied = inside > 0
-    p = inside.copy()
-    p[0] += counts[:start].sum()
-    p[-1] += counts[stop:].sum()
-    level = np.arange(inside.size) * levels // inside.size
-    mass = np.bincount(level, inside, minlength=levels)
-    share = np.bincount(level, occupied, minlength=levels)
-    q = np.where(occupied, (mass / np.maximum(share, 1))[level], 0.0)
-    if not q.any():
-        return math.inf
-    # Saturated mass may fall on a bin that was empty; a small share there keeps the sum finite.
-    p, q = _smoothed(p), _smoothed(q)
-    return float(np.sum(p * np.log(p / q)))
-
-
-def _smoothed(mass: NDArray[np.float64], share: float = 1e-4) -> NDArray[np.float64]:
-    """Return a distribution without zeros: mixed with a little of the uniform one."""
-    smooth: NDArray[np.float64] = (1.0 - share) * mass / mass.sum() + share / mass.size
-    return smooth
