@@ -1,18 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Cut a model into stages of a pipeline: of like cost, with little data between them.
-
-Each cut is a minimum cut of the data flow: the cost of cutting a value is its size in bytes, paid
-once however many nodes read it, and no node may come before one that it needs. What may lie on
-either side of a cut is limited to a window of cost around where the cut would be if only balance
-counted; of several widths, the least data within the balance asked for wins.
-"""
+"""Cut a model into stages of a pipeline, check that they compute what it does, and write them."""
 
 from __future__ import annotations
 
 import json
-import math
 from collections import Counter
-from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -20,17 +13,14 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import onnx_ir as ir
 
+from burnish.backends.cuts import assign, crossing
+from burnish.backends.flow import Flow, read_deep
 from burnish.errors import InputError, VerificationError
 
 if TYPE_CHECKING:
-    import networkx
-
     Array = np.ndarray[Any, np.dtype[Any]]
 
 Cost = Literal["flops", "time"]
-
-_WIDTHS = (1.0, 0.75, 0.5, 0.25, 0.1, 0.0)
-"""Widths of the window that are tried, as shares of the imbalance allowed."""
 
 
 @dataclass(frozen=True)
@@ -141,7 +131,7 @@ def partition(
         feeds = random_feeds(whole, seed, dims)
         expected = whole.run(feeds)
     costs = graph.operations() if cost == "flops" else _times(model, graph.nodes, feeds)
-    found = extract(model, graph, costs, _assign(graph, costs, stages, balance), stages)
+    found = extract(model, graph, costs, assign(graph, costs, stages, balance), stages)
     check(found, feeds, expected)
     return found
 
@@ -161,105 +151,6 @@ def check(found: Partition, feeds: Mapping[str, Array], expected: Mapping[str, A
         )
 
 
-# --- the flow of data --------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Flow:
-    """The nodes of the main graph that depend on inputs, in order, and what flows between them.
-
-    Nodes that depend on constants alone go along with whoever needs them, in every stage.
-
-    Attributes:
-        nodes: They.
-        index: Node -> its place in `nodes`.
-        size: Size of a dimension.
-        users: Value that one of them computes -> places of those that need it.
-    """
-
-    nodes: list[ir.Node]
-    index: dict[ir.Node, int]
-    size: Any  # passes.prune.flops.Sizes
-    users: dict[ir.Value, list[int]]
-
-    @staticmethod
-    def of(
-        model: ir.Model,
-        dims: Mapping[str, int] | None = None,
-        along: Container[ir.Node] = (),
-    ) -> Flow:
-        """Find it.
-
-        Args:
-            model: With shapes inferred.
-            dims: Sizes of symbolic dimensions by name.
-            along: Further nodes that go along with whoever needs them. None may give an output of
-                the model.
-        """
-        from burnish.passes.prune.flops import Sizes
-
-        inputs = {value for value in model.graph.inputs if not value.is_initializer()}
-        moving: set[ir.Value] = set(inputs)
-        nodes = []
-        for node in model.graph:
-            read = list(reads(node))
-            # A node without inputs may draw random numbers: it must not run in two stages.
-            if any(value in moving for value in read) or not (read or node.op_type == "Constant"):
-                moving.update(node.outputs)
-                if node not in along:
-                    nodes.append(node)
-        index = {node: number for number, node in enumerate(nodes)}
-        users: dict[ir.Value, list[int]] = {}
-        for number, node in enumerate(nodes):
-            for value in _read_deep(node, index):
-                producer = value.producer()
-                if producer in index:
-                    users.setdefault(value, []).append(number)
-        return Flow(nodes, index, Sizes(model, dims), users)
-
-    def sources(self) -> list[set[int]]:
-        """Of each node, the places of those whose values it needs."""
-        found: list[set[int]] = [set() for _ in self.nodes]
-        for value, users in self.users.items():
-            producer = value.producer()
-            assert producer is not None
-            for user in users:
-                found[user].add(self.index[producer])
-        return found
-
-    def operations(self) -> list[float]:
-        """Cost of each node: its products and sums, and one operation for each output element."""
-        from burnish.passes.prune.flops import flops
-
-        return [
-            flops(node, self.size) + sum(self.elements(value) for value in node.outputs)
-            for node in self.nodes
-        ]
-
-    def elements(self, value: ir.Value) -> int:
-        """Number of elements of a value; sizes that are not known as for random inputs."""
-        rank = 0 if value.shape is None else len(value.shape)
-        return math.prod(self.size((value, axis)) for axis in range(rank))
-
-    def bytes(self, value: ir.Value) -> int:
-        """Bytes of a value, at least 1; four an element where its type is unknown."""
-        width = 4.0 if value.dtype is None else value.dtype.itemsize
-        return max(1, int(self.elements(value) * width))
-
-
-def reads(node: ir.Node) -> Iterator[ir.Value]:
-    """Values that a node reads, those that its subgraphs take from outside among them."""
-    from burnish.passes.edit import subgraphs
-
-    yield from (value for value in node.inputs if value is not None)
-    for subgraph in subgraphs(node):
-        for inner in subgraph.all_nodes():
-            for value in inner.inputs:
-                if value is not None and value.graph is node.graph:
-                    yield value
-        yield from (value for value in subgraph.outputs if value.graph is node.graph)
-
-
 def _times(model: ir.Model, nodes: Sequence[ir.Node], feeds: Mapping[str, Array]) -> list[float]:
     """Seconds of each node, unfused."""
     from burnish.backends.profile import profile
@@ -272,89 +163,6 @@ def _times(model: ir.Model, nodes: Sequence[ir.Node], feeds: Mapping[str, Array]
     found = profile(copy, feeds, settings=SessionSettings(optimize="off"))
     seconds = {entry.name: entry.seconds for entry in found}
     return [seconds.get(f"n{position[node]}", 0.0) for node in nodes]
-
-
-# --- cuts --------------------------------------------------------------------------------------
-
-
-def _assign(flow: Flow, costs: Sequence[float], stages: int, balance: float) -> list[int]:
-    """The stage of each node."""
-    ends = np.cumsum(costs)
-    best: tuple[tuple[float, float], list[int]] | None = None
-    for width in _WIDTHS:
-        chosen = _cut_all(flow, ends, stages, width * balance / 2)
-        found = np.bincount(chosen, weights=costs, minlength=stages)
-        excess = max(found.max() * stages / found.sum() - 1 - balance, 0.0)
-        if not (np.bincount(chosen, minlength=stages) > 0).all():
-            continue
-        moved = sum(flow.bytes(value) for value in _crossing(flow, chosen))
-        rank = (round(float(excess), 6), float(moved))
-        if best is None or rank < best[0]:
-            best = rank, chosen
-    if best is None:  # a few nodes cost nearly everything
-        return [min(number * stages // len(costs), stages - 1) for number in range(len(costs))]
-    return best[1]
-
-
-def _cut_all(flow: Flow, ends: np.ndarray[Any, Any], stages: int, slack: float) -> list[int]:
-    chosen = [0] * len(ends)
-    mean = float(ends[-1]) / stages
-    middles = ends - np.diff(ends, prepend=0.0) / 2
-    for cut in range(1, stages):
-        here = cut * mean
-        before = ends <= here - slack * mean
-        after = (ends - np.diff(ends, prepend=0.0)) >= here + slack * mean
-        # A node that spans the whole window goes where the most of it lies.
-        spans = ~before & ~after & (ends > here + slack * mean)
-        spans &= (ends - np.diff(ends, prepend=0.0)) < here - slack * mean
-        before |= spans & (middles <= here)
-        after |= spans & (middles > here)
-        if slack == 0:
-            before, after = middles <= here, middles > here
-        for number in _minimum_cut(flow, before, after):
-            chosen[number] = cut
-    return chosen
-
-
-def _minimum_cut(
-    flow: Flow, before: np.ndarray[Any, Any], after: np.ndarray[Any, Any]
-) -> list[int]:
-    """Nodes behind the cut with the least data, given those surely before and surely behind it."""
-    import networkx
-
-    net: networkx.DiGraph[Any] = networkx.DiGraph()
-    net.add_node("before")
-    net.add_node("after")
-
-    def place(number: int) -> str | int:
-        return "before" if before[number] else "after" if after[number] else number
-
-    for value, users in flow.users.items():
-        producer = value.producer()
-        assert producer is not None
-        source, targets = place(flow.index[producer]), {place(user) for user in users}
-        if targets <= {source}:
-            continue
-        carried = ("value", id(value))
-        net.add_edge(source, carried, capacity=flow.bytes(value))
-        for target in targets:
-            if target != source:
-                net.add_edge(carried, target)  # no capacity: it cannot be cut
-                net.add_edge(target, source)
-    for number in range(len(flow.nodes)):
-        net.add_node(place(number))
-    _, (_, behind) = networkx.minimum_cut(net, "before", "after")
-    return [number for number in range(len(flow.nodes)) if place(number) in behind]
-
-
-def _crossing(flow: Flow, chosen: Sequence[int]) -> Iterator[ir.Value]:
-    """Values that one stage computes and a later one reads."""
-    for value, users in flow.users.items():
-        producer = value.producer()
-        assert producer is not None
-        home = chosen[flow.index[producer]]
-        if any(chosen[user] != home for user in users):
-            yield value
 
 
 # --- stages ------------------------------------------------------------------------------------
@@ -375,7 +183,7 @@ def extract(
     Raises:
         InputError: the type of a value that a cut crosses is unknown.
     """
-    crossing = set(_crossing(flow, chosen))
+    crossed = set(crossing(flow, chosen))
     results = [value for value in model.graph.outputs if not value.is_graph_input()]
     made = []
     for number in range(stages):
@@ -384,11 +192,11 @@ def extract(
         entering = dict.fromkeys(
             value
             for node in own
-            for value in _read_deep(node, flow.index)
+            for value in read_deep(node, flow.index)
             if value not in inside
-            and (value in crossing or (value.is_graph_input() and not value.is_initializer()))
+            and (value in crossed or (value.is_graph_input() and not value.is_initializer()))
         )
-        leaving = [value for node in own for value in node.outputs if value in crossing]
+        leaving = [value for node in own for value in node.outputs if value in crossed]
         leaving += [
             value
             for value in results
@@ -403,26 +211,13 @@ def extract(
                 part,
                 len(part.graph),
                 sum(c for c, stage in zip(costs, chosen, strict=True) if stage == number),
-                sum(flow.bytes(value) for value in leaving if value in crossing),
+                sum(flow.bytes(value) for value in leaving if value in crossed),
                 sum(tensor.nbytes for tensor in held if tensor is not None),
             )
         )
     return Partition(
         tuple(made), _shared(made), tuple(value.name or "" for value in model.graph.outputs)
     )
-
-
-def _read_deep(node: ir.Node, index: Mapping[ir.Node, int]) -> list[ir.Value]:
-    """What a node reads, and what the nodes that go along with it read; each value once."""
-    found = dict.fromkeys(reads(node))
-    pending = list(found)
-    while pending:
-        producer = pending.pop().producer()
-        if producer is not None and producer not in index and producer.graph is node.graph:
-            further = [value for value in reads(producer) if value not in found]
-            found.update(dict.fromkeys(further))
-            pending += further
-    return list(found)
 
 
 def _model(model: ir.Model, inputs: Sequence[ir.Value], outputs: Sequence[ir.Value]) -> ir.Model:

@@ -24,8 +24,9 @@ import numpy as np
 import onnx_ir as ir
 
 from burnish.backends import partition
+from burnish.backends.flow import Flow, reads
 from burnish.backends.groups import arrange
-from burnish.backends.partition import Flow, Partition, Stage, reads
+from burnish.backends.partition import Partition, Stage
 from burnish.backends.profiles import Profile, Range
 from burnish.backends.tensorrt import capability, parse
 from burnish.backends.tensorrt.parse import UnsupportedError
