@@ -13,7 +13,8 @@ import onnx_ir as ir
 
 from burnish.passes.base import Pass
 from burnish.passes.context import PassContext
-from burnish.passes.upgrade import OLDEST, CannotUpgrade, plan
+from burnish.passes.conversion import OLDEST, CannotUpgrade
+from burnish.passes.upgrade import plan
 
 SINCE = 23
 """Operator set of Attention, RotaryEmbedding and RMSNormalization."""

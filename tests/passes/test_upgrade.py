@@ -21,8 +21,9 @@ from burnish.backends.target import Target
 from burnish.errors import BurnishError, InputError
 from burnish.frontends import load
 from burnish.passes.context import PassContext
+from burnish.passes.conversion import CannotUpgrade
 from burnish.passes.instrument import Event, Instrument
-from burnish.passes.upgrade import AUTO, CannotUpgrade, Upgrade, upgrade
+from burnish.passes.upgrade import AUTO, Upgrade, upgrade
 from burnish.testing import parse, run_pass
 
 LIGHT = Path(onnx.__file__).parent / "backend/test/data/light"
