@@ -350,7 +350,7 @@ class Decisions:
             decision.chosen, decision.note = "original", objection
 
     def _check_machine(self) -> None:
-        from burnish.backends.target import detect_isa
+        from burnish.backends.isa import detect_isa
 
         if self.target.provider != "CPUExecutionProvider" or self.target.isa != detect_isa():
             raise CannotMeasure("the target is another machine")

@@ -24,7 +24,7 @@ from burnish.files import write_aside
 def hardware() -> dict[str, Any]:
     """Return what figures depend on, and nothing that names this one machine."""
     from burnish.backends.answers import cpu_name
-    from burnish.backends.target import detect_isa
+    from burnish.backends.isa import detect_isa
 
     return {
         "processor": cpu_name(),

@@ -31,8 +31,8 @@ def build(request: Request) -> Built:
     """Let the runtime write the model that it executes."""
     import onnxruntime
 
+    from burnish.backends.isa import detect_isa
     from burnish.backends.onnxfile import is_external
-    from burnish.backends.target import detect_isa
     from burnish.passes.report import ModelStats
 
     entry = _ENTRIES[request.kind]
@@ -78,7 +78,7 @@ def load(folder: Path, manifest: Manifest, settings: SessionSettings) -> Session
     """Load it, where the runtime and the processor are those it was made for."""
     import onnxruntime
 
-    from burnish.backends.target import detect_isa
+    from burnish.backends.isa import detect_isa
 
     required: dict[str, Any] = dict(manifest.requires)
     if _minor(required["onnxruntime"]) != _minor(onnxruntime.__version__):

@@ -5,19 +5,17 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter
-from pathlib import Path
 
 import onnx
 import onnx_ir as ir
 import pytest
 
+from burnish.backends.isa import features
 from burnish.backends.onnxruntime import session
 from burnish.backends.target import (
     MICROSOFT,
     Support,
     Target,
-    detect_isa,
-    features,
     max_ir_version,
     max_opset,
 )
@@ -195,24 +193,6 @@ def test_features(cpu: Target, flags: str, expected: set[str], bits: int) -> Non
     assert features(flags.split()) == expected
     there = dataclasses.replace(cpu, isa=features(flags.split()))
     assert there.int8_accumulator_bits == bits
-
-
-def test_detect_isa_reads_both_spellings_of_cpuinfo(tmp_path: Path) -> None:
-    x86 = tmp_path / "x86"
-    x86.write_text("processor\t: 0\nflags\t\t: fpu avx2 sse4_1\nbugs\t: spectre_v1\n")
-    assert detect_isa(x86) == {"avx2", "sse4.1"}
-    arm = tmp_path / "arm"
-    arm.write_text("processor\t: 0\nFeatures\t: fp asimd asimddp\n")
-    assert detect_isa(arm) == {"neon", "dotprod"}
-
-
-def test_detect_isa_falls_back_on_the_architecture(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("platform.machine", lambda: "arm64")
-    assert detect_isa(tmp_path / "none") == {"neon"}
-    monkeypatch.setattr("platform.machine", lambda: "x86_64")
-    assert detect_isa(tmp_path / "none") == frozenset()
 
 
 @pytest.mark.parametrize("opset", [24, 25, 26])
