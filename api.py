@@ -25,6 +25,7 @@ from burnish.passes.base import Fixpoint, Pass
 from burnish.passes.calibration import CalibrationSource
 from burnish.passes.context import PassContext
 from burnish.passes.decide import Decisions
+from burnish.passes.diagnosis import blaming_input
 from burnish.passes.explain import Explain
 from burnish.passes.guard import Guard, Level
 from burnish.passes.instrument import Instrument
@@ -149,7 +150,8 @@ def optimize(
     )
     before = ModelStats.of(loaded.model)
     counts = _census(loaded.model, on, ctx) if count_executed else None
-    model = _run(pipeline, loaded.model, ctx, guard, max_error)
+    with blaming_input(lambda: load(source)):
+        model = _run(pipeline, loaded.model, ctx, guard, max_error)
     _warn(pipeline, ctx, guard)
     report = Report(
         input={"source": _describe(source), "sha256": loaded.digest},
@@ -168,7 +170,8 @@ def optimize(
     )
     _check_error(guard.final_error, max_error)
     if output is not None:
-        OnnxRuntime().lower(model, on, Path(output))
+        with blaming_input(lambda: load(source)):
+            OnnxRuntime().lower(model, on, Path(output))
     if plan is not None:
         origin = _origin(report, samples, pipeline, max_error)
         report.warnings += write(plan, model, on, origin, progress)[1]

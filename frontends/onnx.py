@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from burnish.errors import InputError
 from burnish.frontends import Loaded, digest, external
+from burnish.frontends.contents import check_contents
 from burnish.frontends.repair import repair
 from burnish.frontends.scope import resolve_names
 from burnish.frontends.sniff import foreign
@@ -183,6 +184,7 @@ def _loaded(
     import onnx_ir as ir
 
     _check(proto, where)
+    check_contents(proto, where)
     notes = [*densify(proto, where), *resolve_names(proto, where), *forget_stale_sizes(proto)]
     if proto.training_info:
         notes.append("the training information was left out")

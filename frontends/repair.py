@@ -33,6 +33,7 @@ def repair(model: ir.Model, where: str) -> list[str]:
     """
     graphs: list[ir.Graph | ir.Function] = [model.graph, *model.functions.values()]
     bodies = [_Body.of(graph) for graph in graphs]
+    _size_initializers(model)
     return [
         *_make_constants(model),
         *_import_opsets(model, bodies, where),
@@ -65,6 +66,21 @@ class _Body:
             yield from tuple(graph.initializers.values())
         for node in self.nodes:
             yield from node.outputs
+
+
+def _size_initializers(model: ir.Model) -> None:
+    """Give initializers the sizes they have where their declaration leaves some open."""
+    import onnx_ir as ir
+
+    for graph in model.graphs():
+        for value in graph.initializers.values():
+            shape, tensor = value.shape, value.const_value
+            if shape is None or tensor is None or len(shape) != len(tensor.shape):
+                continue
+            sizes = zip(shape, tensor.shape.numpy(), strict=True)
+            value.shape = ir.Shape(
+                [size if isinstance(size, int) else held for size, held in sizes]
+            )
 
 
 def _make_constants(model: ir.Model) -> list[str]:

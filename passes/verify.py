@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import cache
+from typing import NamedTuple
 
 import onnx_ir as ir
 
@@ -18,8 +19,8 @@ def verify(model: ir.Model) -> list[str]:
     Checked, over the main graph, subgraphs and functions: names are unique in their scope, every
     value is defined before it is used (so there are no cycles), outputs are named and defined, an
     initializer has its tensor and agrees with it in dtype and shape, operator sets are imported,
-    and operators exist in the imported version of the standard domain, with as many inputs as they
-    take and the attributes they require.
+    and operators exist in the imported version of the standard domain, with as many inputs and
+    outputs as they take, the attributes they require, and attributes of the types they declare.
     """
     problems: list[str] = []
     _Scope(model.opset_imports, model, problems).graph(model.graph)
@@ -89,7 +90,7 @@ class _Scope:
             self.problems.append(
                 f"initializer {value.name!r} is declared {value.dtype} but holds {tensor.dtype}"
             )
-        if value.shape is not None and tuple(value.shape.dims) != tuple(tensor.shape.dims):
+        if value.shape is not None and not _fits(value.shape, tensor.shape):
             self.problems.append(
                 f"initializer {value.name!r} is declared {value.shape} but holds {tensor.shape}"
             )
@@ -110,23 +111,51 @@ class _Scope:
             if not runtime_knows(node.op_type, "", opset=version):
                 self.problems.append(f"{label}: opset {version} has no such operator")
             return
-        fewest, most, required = form
+        fewest, most, outputs, required, types = form
         if not fewest <= len(node.inputs) <= most:
             limit = f"at least {fewest}" if len(node.inputs) < fewest else f"at most {most}"
             self.problems.append(f"{label}: {len(node.inputs)} inputs, where it takes {limit}")
+        if len(node.outputs) > outputs:
+            self.problems.append(
+                f"{label}: {len(node.outputs)} outputs, where it gives at most {outputs}"
+            )
         for name in required:
             if name not in node.attributes:
                 self.problems.append(f"{label}: attribute {name!r} is missing")
+        for name, attribute in node.attributes.items():
+            type_ = types.get(name, attribute.type)
+            if attribute.type != type_:
+                self.problems.append(
+                    f"{label}: attribute {name!r} is {attribute.type.name}, not {type_.name}"
+                )
+
+
+def _fits(declared: ir.Shape, held: ir.ShapeProtocol) -> bool:
+    """Whether all that is declared of a shape is so; it may leave sizes open."""
+    return len(declared) == len(held) and all(
+        size == there for size, there in zip(declared, held, strict=True) if isinstance(size, int)
+    )
+
+
+class _Form(NamedTuple):
+    """What the schema of a standard operator says of its nodes."""
+
+    fewest: int
+    most: int
+    outputs: int
+    required: tuple[str, ...]
+    types: Mapping[str, ir.AttributeType]
 
 
 @cache
-def _form(op_type: str, version: int) -> tuple[int, int, tuple[str, ...]] | None:
-    """Return the fewest and most inputs of a standard operator, and its required attributes."""
+def _form(op_type: str, version: int) -> _Form | None:
     import onnx.defs
 
     try:
         schema = onnx.defs.get_schema(op_type, version, "")
     except onnx.defs.SchemaError:
         return None
-    required = tuple(name for name, item in sorted(schema.attributes.items()) if item.required)
-    return schema.min_input, schema.max_input, required
+    declared = sorted(schema.attributes.items())
+    required = tuple(name for name, item in declared if item.required)
+    types = {name: ir.AttributeType(item.type.value) for name, item in declared}
+    return _Form(schema.min_input, schema.max_input, schema.max_output, required, types)

@@ -202,7 +202,7 @@ def relocated(external: Path, location: str) -> Path:
     return external
 
 
-@pytest.mark.parametrize("location", ["../weights.bin", "/etc/passwd", "sub/../../weights.bin", ""])
+@pytest.mark.parametrize("location", ["../weights.bin", "/etc/passwd", "sub/../../weights.bin"])
 def test_external_data_outside_the_folder(external: Path, location: str) -> None:
     assert "lies outside the model's folder" in refusal(relocated(external, location))
 

@@ -218,3 +218,12 @@ def test_initializers_that_may_be_overridden_stay_inputs() -> None:
     with onnxruntime.session(loaded.model) as session:
         feeds = {"x": np.zeros(2, np.float32), "w": np.full(2, 7, np.float32)}
         np.testing.assert_array_equal(session.run(feeds)["y"], [7, 7])
+
+
+def test_initializers_have_the_sizes_they_have() -> None:
+    model = proto("g (float[2] x) => (float[2] y) <float[2] w = {1, 2}> { [n] y = Add(x, w) }")
+    declared = onnx.helper.make_tensor_value_info("w", onnx.TensorProto.FLOAT, [None])
+    model.graph.value_info.append(declared)
+    loaded = load(model)
+    assert dims(loaded.model.graph.initializers["w"]) == [2]
+    assert loaded.notes == ()

@@ -54,6 +54,8 @@ def test_initializers_agree_with_their_tensors() -> None:
     weight = model.graph.initializers["w"]
     weight.shape = ir.Shape([3])
     assert verify(model) == ["initializer 'w' is declared [3] but holds [2]"]
+    weight.shape = ir.Shape(["N"])
+    assert verify(model) == []
     weight.shape = ir.Shape([2])
     weight.const_value = ir.tensor(np.zeros(2, np.float64))
     assert verify(model) == ["initializer 'w' is declared FLOAT but holds DOUBLE"]
@@ -78,6 +80,13 @@ def test_operators_of_another_opset_or_domain() -> None:
     assert verify(model) == ["node 'y' (Gelu): opset 17 has no such operator"]
     model.graph[1].domain = "com.microsoft"
     assert verify(model) == ["node 'y' (Gelu): operator set 'com.microsoft' is not imported"]
+
+
+def test_attributes_and_outputs_that_an_operator_does_not_have() -> None:
+    model = parse("g (float[2] x) => (float[2] y) { y = Gelu <approximate = 3> (x) }")
+    assert verify(model) == ["node 'y' (Gelu): attribute 'approximate' is INT, not STRING"]
+    model = parse("g (float[2] x) => (float[2] y) { y, z = Relu(x) }")
+    assert verify(model) == ["node 'y' (Relu): 2 outputs, where it gives at most 1"]
 
 
 def test_subgraphs_see_outer_values_and_not_the_other_way_round() -> None:
