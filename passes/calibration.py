@@ -10,11 +10,9 @@ Three forms can be named on a command line:
 
 from __future__ import annotations
 
-import contextlib
 import difflib
 import hashlib
 import itertools
-import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,13 +22,10 @@ import numpy as np
 import onnx_ir as ir
 
 from burnish.errors import BurnishError, InputError
-from burnish.references import resolve_function
+from burnish.passes.sample_files import Factory, Feeds, of_archive, of_folder, of_function
 
 if TYPE_CHECKING:
     from burnish.backends.base import Session
-
-Feeds = dict[str, np.ndarray]
-Factory = Callable[[], Iterable[Mapping[str, Any]]]
 
 
 def run_sample(
@@ -141,7 +136,7 @@ class CalibrationSource:
         if path.is_dir():
             files = sorted(path.glob("*.npz"))
             source = CalibrationSource(
-                _folder(path, files),
+                of_folder(path, files),
                 inputs,
                 label=where,
                 name_of=lambda index: files[index].name,
@@ -150,9 +145,9 @@ class CalibrationSource:
             )
         elif path.suffix == ".npz" or path.is_file():
             ranks = {v.name or "": None if v.shape is None else len(v.shape) for v in inputs}
-            source = CalibrationSource(_archive(path, ranks), inputs, label=where, limit=limit)
+            source = CalibrationSource(of_archive(path, ranks), inputs, label=where, limit=limit)
         elif ":" in where:
-            source = CalibrationSource(_function(where), inputs, label=where, limit=limit)
+            source = CalibrationSource(of_function(where), inputs, label=where, limit=limit)
         else:
             raise InputError(
                 f"calibration data {where!r} is neither a folder, an .npz file nor module:function",
@@ -290,127 +285,3 @@ def _checked_array(array: np.ndarray, spec: InputSpec, where: str) -> np.ndarray
             hint="mask by a large negative number, such as -1e4, instead",
         )
     return array
-
-
-# --- the three forms -----------------------------------------------------------------------------
-
-
-def _folder(folder: Path, files: Sequence[Path]) -> Factory:
-    if not files:
-        raise InputError(f"calibration folder {folder} has no .npz files")
-
-    def samples() -> Iterator[Feeds]:
-        for path in files:
-            with _reading(path), np.load(path, allow_pickle=False) as archive:
-                sample = {name: archive[name] for name in archive.files}
-            yield sample
-
-    return samples
-
-
-def _archive(path: Path, ranks: Mapping[str, int | None]) -> Factory:
-    if not path.is_file():
-        raise InputError(f"calibration file {path} does not exist")
-
-    def samples() -> Iterator[Feeds]:
-        with contextlib.ExitStack() as stack:
-            with _reading(path):
-                archive = stack.enter_context(zipfile.ZipFile(path))
-                members = {
-                    name.removesuffix(".npy"): stack.enter_context(_Member(archive, name))
-                    for name in archive.namelist()
-                }
-            lengths = {name: member.length() for name, member in members.items()}
-            if len(set(lengths.values())) > 1:
-                listed = ", ".join(f"{name} {count}" for name, count in sorted(lengths.items()))
-                raise InputError(f"{path}: the inputs have different numbers of samples: {listed}")
-            for _ in range(next(iter(lengths.values()), 0)):
-                with _reading(path):
-                    sample = {name: m.read(ranks.get(name)) for name, m in members.items()}
-                yield sample
-
-    return samples
-
-
-class _Member:
-    """One array of an .npz file, read a sample at a time along its first axis."""
-
-    def __init__(self, archive: zipfile.ZipFile, name: str) -> None:
-        self._name = name
-        self._stream = archive.open(name)
-        version = np.lib.format.read_magic(self._stream)
-        read_header = (
-            np.lib.format.read_array_header_1_0
-            if version == (1, 0)
-            else np.lib.format.read_array_header_2_0
-        )
-        self.shape, self._fortran, self.dtype = read_header(self._stream)
-        if self.dtype.hasobject:
-            raise ValueError(f"{name} holds Python objects")
-        self._whole: Iterator[np.ndarray] | None = None
-
-    def __enter__(self) -> _Member:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stream.close()
-
-    def length(self) -> int:
-        """Return the number of samples."""
-        if not self.shape:
-            raise InputError(f"{self._name}: a single number has no axis that counts the samples")
-        return int(self.shape[0])
-
-    def read(self, rank: int | None) -> np.ndarray:
-        """Read the next sample, for an input of that rank.
-
-        In an array of the input's own rank the first axis counts batches of size one: it stays.
-        """
-        sample = self._next()
-        return sample[None] if rank == len(self.shape) else sample
-
-    def _next(self) -> np.ndarray:
-        if self._fortran:  # samples are interleaved, so there is no reading one alone
-            if self._whole is None:
-                flat = np.frombuffer(self._stream.read(), dtype=self.dtype)
-                self._whole = iter(flat.reshape(self.shape, order="F"))
-            return np.ascontiguousarray(next(self._whole))
-        shape = self.shape[1:]
-        size = int(np.prod(shape, dtype=np.int64)) * self.dtype.itemsize
-        data = self._stream.read(size)
-        if len(data) != size:
-            raise ValueError(f"{self._name} is truncated")
-        return np.frombuffer(data, dtype=self.dtype).reshape(shape)
-
-
-def _function(where: str) -> Factory:
-    try:
-        function = resolve_function(where)
-    except InputError as error:
-        raise InputError(f"calibration data {where!r}: {error}") from error
-
-    def samples() -> Iterator[Mapping[str, Any]]:
-        try:
-            yield from function()
-        except InputError:
-            raise
-        except Exception as error:
-            raise InputError(
-                f"calibration data {where!r} failed: {type(error).__name__}: {error}",
-                hint="it must return an iterable of dicts from input name to array",
-            ) from error
-
-    return samples
-
-
-@contextlib.contextmanager
-def _reading(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except (OSError, ValueError, zipfile.BadZipFile, EOFError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        plain = "array.astype(str)" if "Object arrays" in reason else "array"
-        raise InputError(
-            f"{path} is not a readable .npz file of plain arrays: {reason}",
-            hint=f"write it with numpy.savez(path, input_name={plain})",
-        ) from error
