@@ -16,13 +16,9 @@ import onnx_ir as ir
 from burnish.errors import BurnishError
 from burnish.passes.cleanup.arguments import cast_target
 from burnish.passes.cleanup.determinism import is_deterministic
-from burnish.passes.cleanup.evaluate import (
-    Undecided,
-    evaluate,
-    evaluate_together,
-    predicted_size,
-)
+from burnish.passes.cleanup.evaluate import evaluate, evaluate_together, predicted_size
 from burnish.passes.cleanup.fills import stands_for_weights
+from burnish.passes.cleanup.numpy_table import Undecided
 from burnish.passes.cleanup.partial import FOLLOWED, Partial, follow, partial_of
 from burnish.passes.constant import tensor_of
 from burnish.passes.edit import subgraphs
