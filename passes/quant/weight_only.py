@@ -30,8 +30,10 @@ from burnish.passes.base import Pass
 from burnish.passes.constant import as_array
 from burnish.passes.context import PassContext
 from burnish.passes.options import option
-from burnish.passes.quant.block_forms import LEAST_BLOCK, Dequantize, Fitted, Form, NBits
+from burnish.passes.quant.block_forms import LEAST_BLOCK, Fitted, Form
 from burnish.passes.quant.blocks import SEARCHES, Array, fit_blocks
+from burnish.passes.quant.dequantized import Dequantize
+from burnish.passes.quant.nbits import NBits
 from burnish.passes.quant.ready import mark_quantized, passed_through, raise_opset
 from burnish.passes.quant.weighted import excluded, in_functions, rule_of, weights_of
 from burnish.passes.reconstruct.compensate import DAMPING
