@@ -19,6 +19,7 @@ from burnish.passes.cleanup.dims import same_dim
 from burnish.passes.cleanup.no_op import reshape_to_same
 from burnish.passes.cleanup.views import unsqueeze_squeeze
 from burnish.passes.constant import as_array
+from burnish.passes.fuse.contraction import einsum_to_matmul, einsum_to_transpose
 from burnish.passes.fuse.scalar import is_scalar
 from burnish.passes.pattern import const
 from burnish.passes.rule import Builder, NoMatch, Operand, Replacement, Rule, RulePass, rule
@@ -167,6 +168,8 @@ class FuseEinsum(RulePass):
 
     name: ClassVar[str] = "fuse-einsum"
     rules: ClassVar[tuple[Rule, ...]] = (
+        einsum_to_transpose,
+        einsum_to_matmul,
         matmul_of_joined,
         units_past_transpose,
         matmul_of_rows,
