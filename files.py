@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from burnish.errors import InputError
+from burnish.errors import BurnishError, InputError
 
 
 def cache_folder() -> Path:
@@ -27,6 +27,7 @@ def write_aside(path: str | os.PathLike[str]) -> Iterator[Path]:
 
     Raises:
         InputError: the folder does not exist or cannot be written.
+        BurnishError: writing failed, for instance for want of space.
     """
     target = Path(path)
     try:
@@ -42,6 +43,8 @@ def write_aside(path: str | os.PathLike[str]) -> Iterator[Path]:
         yield aside
         aside.chmod(0o666 & ~_umask())
         aside.replace(target)
+    except OSError as error:
+        raise BurnishError(f"cannot write {target}: {error.strerror or error}") from error
     finally:
         aside.unlink(missing_ok=True)
 

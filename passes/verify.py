@@ -157,5 +157,5 @@ def _form(op_type: str, version: int) -> _Form | None:
         return None
     declared = sorted(schema.attributes.items())
     required = tuple(name for name, item in declared if item.required)
-    types = {name: ir.AttributeType(item.type.value) for name, item in declared}
+    types = {name: ir.AttributeType[str(item.type).rpartition(".")[2]] for name, item in declared}
     return _Form(schema.min_input, schema.max_input, schema.max_output, required, types)

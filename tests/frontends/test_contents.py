@@ -35,7 +35,8 @@ def model() -> onnx.ModelProto:
 
 
 def weights(proto: onnx.ModelProto) -> onnx.TensorProto:
-    return proto.graph.initializer[0]
+    tensor: onnx.TensorProto = proto.graph.initializer[0]
+    return tensor
 
 
 def _external(**said: str) -> Edit:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import sysconfig
@@ -121,3 +122,49 @@ def test_a_process_whose_reader_is_gone_leaves_quietly() -> None:
     done = subprocess.run(words, stdout=write, stderr=subprocess.PIPE, env=buffered)
     os.close(write)
     assert (done.returncode, done.stderr) == (0, b"")
+
+
+def test_a_process_told_to_end_leaves_nothing_half_written(tmp_path: Path) -> None:
+    code = (
+        "import os, signal, sys, time, click\n"
+        "from burnish.files import write_aside\n"
+        "from burnish.tools import cli\n"
+        "@click.command()\n"
+        "@click.argument('path')\n"
+        "def command(path):\n"
+        "    with write_aside(path) as aside:\n"
+        "        aside.write_text('half')\n"
+        "        os.kill(os.getpid(), signal.SIGTERM)\n"
+        "        time.sleep(60)\n"
+        "cli.leave(cli.run(command, 'command'))\n"
+    )
+    words = [sys.executable, "-c", code, str(tmp_path / "file")]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (128 + signal.SIGTERM, "")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_process_without_standard_output_ends_as_others_do() -> None:
+    code = "import sys; sys.stdout = None; from burnish.tools.cli import leave; leave(0)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True)
+    assert (done.returncode, done.stderr) == (0, b"")
+
+
+def test_characters_that_the_encoding_lacks_are_no_error() -> None:
+    code = (
+        "import click\n"
+        "from burnish.tools import cli\n"
+        "command = click.command()(lambda: print('m\u00f6del'))\n"
+        "cli.leave(cli.run(command, 'command'))\n"
+    )
+    ascii_only = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, env=ascii_only)
+    assert (done.returncode, done.stdout.strip()) == (0, b"m\\xf6del")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_a_full_disk_is_no_internal_error(model: Path) -> None:
+    path = Path(sysconfig.get_path("scripts")) / "optimize"
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run([path, model], stdout=full, stderr=subprocess.PIPE, text=True)
+    assert (done.returncode, done.stderr) == (1, "optimize: error: no space left\n")
