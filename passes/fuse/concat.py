@@ -69,7 +69,8 @@ def _(
     weights = np.split(w.array, np.cumsum(known)[:-1], axis=1)
     total = op.like(conv, parts[0], weights[0], *conv.inputs[2:])
     for part, own in zip(parts[1:], weights[1:], strict=True):
-        total = op.Add(total, op.like(conv, part, own))
+        # The runtime gives the sum to the first convolution: the last one, whose x was just made.
+        total = op.Add(op.like(conv, part, own), total)
     return total
 
 

@@ -25,6 +25,7 @@ import numpy as np
 import onnx_ir as ir
 
 from burnish.passes.context import PassContext
+from burnish.passes.fuse.blocked import block_size
 from burnish.passes.fuse.phases import obstacle, pads_of, phases, repeats, scales_of
 from burnish.passes.pattern import const, variadic
 from burnish.passes.rule import Builder, NoMatch, Operand, Replacement, rule
@@ -88,7 +89,8 @@ def _(
     assert w.array is not None
     if min(w.array.shape[:2]) < _FEWEST_CHANNELS:
         return NoMatch("there are few channels")
-    return phases(op, conv, x, w.array, int(scales[0]), *conv.inputs[2:])
+    block = block_size(ctx.target)
+    return phases(op, conv, x, w.array, int(scales[0]), *conv.inputs[2:], block=block)
 
 
 @rule(opset=(13, None), may_lose=PREFERENCE)
@@ -137,7 +139,8 @@ def _(
         if side in enlarged
     ]
     bias = conv.inputs[2:]
-    made = phases(op, conv, _joined(op, small), kernels[0], scale, *([] if rest else bias))
+    own_bias, block = [] if rest else bias, block_size(ctx.target)
+    made = phases(op, conv, _joined(op, small), kernels[0], scale, *own_bias, block=block)
     if isinstance(made, NoMatch) or not rest:
         return made
     return op.Add(op.like(conv, _joined(op, rest), kernels[1], *bias), made)

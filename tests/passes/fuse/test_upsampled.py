@@ -7,13 +7,16 @@ Numbers are compared with the runtime's own optimizations off, within `numeric.T
 
 from __future__ import annotations
 
+import dataclasses
 from collections import Counter
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 import pytest
 
+from burnish.backends.target import Target
 from burnish.passes.fuse.enlarge import FuseEnlarge
 from burnish.passes.fuse.upsampled import (
     conv_of_upsampled,
@@ -23,6 +26,9 @@ from burnish.passes.fuse.upsampled import (
 from burnish.testing import assert_refuses, assert_same_outputs, run_pass
 
 Freeze = Callable[..., ir.Model]
+
+_BLOCKS = dataclasses.replace(Target.parse("cpu"), isa=frozenset({"sse4.1", "avx2", "avx512"}))
+_NO_BLOCKS = dataclasses.replace(_BLOCKS, isa=frozenset())
 
 _FLOOR = 'coordinate_transformation_mode="asymmetric", nearest_mode="floor"'
 
@@ -35,11 +41,13 @@ def _model(
     scale: float = 2,
     how: str = _FLOOR,
     channels: int = 32,
+    made: int = 32,
     opset: int = 21,
 ) -> ir.Model:
+    weights = f"float[{made},{channels},{kernel}] w, float[{made}] b"
     return freeze(
-        f"g (float[1,{channels},5,4] x, float[32,{channels},{kernel}] w, float[32] b, float[4] s)"
-        f" => (float[1,32,H,W] y) {{ r = Resize<{how}>(x, , s)  y = {conv} }}",
+        f"g (float[1,{channels},5,4] x, {weights}, float[4] s)"
+        f" => (float[1,{made},H,W] y) {{ r = Resize<{how}>(x, , s)  y = {conv} }}",
         opset=opset,
         s=np.array([1, 1, scale, scale]),
     )
@@ -66,6 +74,47 @@ def test_phases_keep_the_numbers(
     run_pass(conv_of_upsampled, after)
     kinds = Counter(node.op_type for node in after.graph)
     assert kinds == {"Conv": scale * scale, "Concat": 1, "DepthToSpace": 1}
+    assert_same_outputs(before, after)
+
+
+@pytest.mark.parametrize(
+    ("conv", "kernel", "scale", "cut"),
+    [
+        ("Conv<pads=[1,1,1,1]>(r, w, b)", "3,3", 2, True),
+        ("Conv<pads=[1,1,1,1]>(r, w)", "3,3", 2, True),
+        ("Conv<pads=[2,2,2,2]>(r, w, b)", "5,5", 2, False),
+        ("Conv<pads=[2,1,2,1]>(r, w, b)", "5,3", 2, True),
+        ("Conv<pads=[3,3,3,3]>(r, w, b)", "7,7", 3, False),
+        ("Conv<pads=[0,3,3,0]>(r, w, b)", "4,4", 3, False),
+        ("Conv<pads=[2,2,2,2]>(r, w, b)", "5,5", 4, True),
+        ('Conv<auto_pad="SAME_UPPER">(r, w, b)', "5,5", 4, True),
+    ],
+)
+def test_phases_that_fill_blocks_together_are_one_convolution(
+    freeze: Freeze, conv: str, kernel: str, scale: int, cut: bool
+) -> None:
+    before = _model(freeze, conv, kernel=kernel, scale=scale, made=36)
+    after = before.clone()
+    run_pass(conv_of_upsampled, after, target=_BLOCKS)
+    kinds = [node.op_type for node in after.graph]
+    assert kinds == ["Conv", "DepthToSpace"] + ["Slice"] * cut
+    assert_same_outputs(before, after)
+
+
+@pytest.mark.parametrize(
+    ("given", "target"),
+    [
+        ({"made": 48}, _BLOCKS),  # whole blocks
+        ({"made": 60}, _BLOCKS),  # a sixteenth would be saved
+        ({"made": 36, "scale": 3}, _BLOCKS),  # windows of one, two and two pixels
+        ({"made": 36}, _NO_BLOCKS),
+    ],
+)
+def test_phases_stay_apart(freeze: Freeze, given: dict[str, Any], target: Target) -> None:
+    before = _model(freeze, **given)
+    after = before.clone()
+    run_pass(conv_of_upsampled, after, target=target)
+    assert [node.op_type for node in after.graph].count("Conv") == given.get("scale", 2) ** 2
     assert_same_outputs(before, after)
 
 
@@ -157,8 +206,19 @@ def test_parts_that_were_enlarged_are_convolved_before(
 ) -> None:
     before = _parts(freeze, scales, rest)
     after = before.clone()
-    run_pass(conv_of_upsampled_parts, after)
+    run_pass(conv_of_upsampled_parts, after, target=_NO_BLOCKS)
     assert Counter(node.op_type for node in after.graph) == kinds
+    assert_same_outputs(before, after)
+
+
+def test_phases_of_parts_that_fill_blocks_together_are_one_convolution(freeze: Freeze) -> None:
+    before = _parts(freeze, (4, 2))
+    after = before.clone()
+    run_pass(conv_of_upsampled_parts, after, target=_BLOCKS)
+    kinds = Counter(node.op_type for node in after.graph)
+    assert kinds == dict.fromkeys(("Resize", "Concat", "DepthToSpace", "Slice", "Add"), 1) | {
+        "Conv": 2
+    }
     assert_same_outputs(before, after)
 
 
