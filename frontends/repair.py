@@ -7,6 +7,7 @@ weights; all are linear in the nodes.
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -19,6 +20,14 @@ if TYPE_CHECKING:
 
 # What exporters write for "not known": two dimensions called so need not be equal.
 _NO_NAME = frozenset({"", "?", "None", "none", "-1", "*", "unknown", "unk"})
+
+# What onnx-ir reads as a size: names and numbers, and what is computed with them.
+_TERM = r"-?\s*(?:\d+(?![\w.(])|[^\W\d][\w.]*(?![\w.(]))"
+_SUM = rf"\s*{_TERM}(?:\s*(?:\*\*|//|[-+*/%])\s*{_TERM})*\s*"
+_FORMULA = re.compile(_SUM)
+_BRACKETS = re.compile(
+    rf"(?:\b(?:floor|max|Max|min|Min|mod|Mod|sqrt)|(?<![\w.]))\({_SUM}(?:,{_SUM})*\)"
+)
 
 
 def repair(model: ir.Model, where: str) -> list[str]:
@@ -209,10 +218,46 @@ def _name_dimensions(model: ir.Model, bodies: list[_Body]) -> list[str]:
         for value in body.values():
             for axis in _nameless(value):
                 _set_dimension(value, axis, None)
-    if not named:
-        return []
-    count = _count(len(named), "input dimension")
-    return [f"{count} without a name named: {_some(named)}"]
+    renamed = _rename_dimensions(inputs, bodies, taken)
+    notes = []
+    if named:
+        count = _count(len(named), "input dimension")
+        notes.append(f"{count} without a name named: {_some(named)}")
+    if renamed:
+        count = _count(len(renamed), "input dimension")
+        notes.append(f"{count} with a name that is no formula renamed: {_some(renamed)}")
+    return notes
+
+
+def _rename_dimensions(
+    inputs: Iterable[ir.Value], bodies: list[_Body], taken: set[str | None]
+) -> list[str]:
+    """Rename sizes that cannot be computed with; return the new names of those of inputs.
+
+    TorchScript names the sizes of outputs after values: "Concatonnx::Reshape_205_dim_0".
+    """
+    names: dict[str, str] = {}  # old -> new
+    for values in (inputs, *(body.values() for body in bodies)):
+        for value in values:
+            for axis, dim in enumerate(value.shape or ()):
+                if isinstance(dim, int) or dim.value is None or _is_formula(dim.value):
+                    continue
+                if dim.value not in names:
+                    base = re.sub(r"\W", "_", dim.value)
+                    names[dim.value] = _fresh(f"_{base}" if base[0].isdigit() else base, taken)
+                _set_dimension(value, axis, names[dim.value])
+    new = set(names.values())
+    dims = [dim for value in inputs for dim in value.shape or () if not isinstance(dim, int)]
+    return list(dict.fromkeys(dim.value for dim in dims if dim.value in new))
+
+
+@functools.lru_cache(maxsize=1 << 12)
+def _is_formula(text: str) -> bool:
+    """Whether onnx-ir can compute with a size; without SymPy, which takes long to load."""
+    before = None
+    while before != text:
+        before, text = text, _BRACKETS.sub("_", text)
+    return _FORMULA.fullmatch(text) is not None
 
 
 def _nameless(value: ir.Value) -> Iterator[int]:

@@ -112,6 +112,42 @@ def test_names_of_dimensions_that_mean_something_stay() -> None:
     assert loaded.notes == ()
 
 
+def test_names_that_cannot_be_computed_with_are_replaced_everywhere() -> None:
+    model = proto("g (float[N,M] x) => (float[N,M] y, float[K] z) { y = Neg(x) z = Foo(x) }")
+    x, y, z = (*model.graph.input, *model.graph.output)
+    for value in (x, y):
+        value.type.tensor_type.shape.dim[0].dim_param = "batch:0"
+    z.type.tensor_type.shape.dim[0].dim_param = "Concatonnx::Reshape_205_dim_0"
+    loaded = load(model)
+    shapes = [dims(value) for value in (*loaded.model.graph.inputs, *loaded.model.graph.outputs)]
+    assert shapes == [["batch_0", "M"], ["batch_0", "M"], ["Concatonnx__Reshape_205_dim_0"]]
+    (note,) = [note for note in loaded.notes if "dimension" in note]
+    assert note == "1 input dimension with a name that is no formula renamed: 'batch_0'"
+
+
+@pytest.mark.parametrize("name", ["2nd", "a[0]", "/model/x_dim_0", "a b", "f(a)", "a +", "été!"])
+def test_what_is_no_formula(name: str) -> None:
+    with pytest.raises(ValueError, match="expression"):
+        ir.SymbolicDim(name).free_symbols()
+    model = proto("g (float[N] x) => (float[N] y) { y = Neg(x) }")
+    model.graph.input[0].type.tensor_type.shape.dim[0].dim_param = name
+    (dim,) = dims(load(model).model.graph.inputs[0])
+    assert isinstance(dim, str)
+    assert dim.isidentifier()
+
+
+@pytest.mark.parametrize(
+    "name", ["x.0", "2*a", "a//2 + -b", "floor((a - 1)/2) + 3", "Max(1, Min(a, b))", "été", "for"]
+)
+def test_formulas_stay(name: str) -> None:
+    ir.SymbolicDim(name).free_symbols()
+    model = proto("g (float[N] x) => (float[N] y) { y = Neg(x) }")
+    model.graph.input[0].type.tensor_type.shape.dim[0].dim_param = name
+    loaded = load(model)
+    assert dims(loaded.model.graph.inputs[0]) == [name]
+    assert loaded.notes == ()
+
+
 # --- node and value names --------------------------------------------------------------------
 
 
