@@ -114,10 +114,9 @@ def test_names_of_dimensions_that_mean_something_stay() -> None:
 
 def test_names_that_cannot_be_computed_with_are_replaced_everywhere() -> None:
     model = proto("g (float[N,M] x) => (float[N,M] y, float[K] z) { y = Neg(x) z = Foo(x) }")
-    x, y, z = (*model.graph.input, *model.graph.output)
-    for value in (x, y):
+    for value in (model.graph.input[0], model.graph.output[0]):
         value.type.tensor_type.shape.dim[0].dim_param = "batch:0"
-    z.type.tensor_type.shape.dim[0].dim_param = "Concatonnx::Reshape_205_dim_0"
+    model.graph.output[1].type.tensor_type.shape.dim[0].dim_param = "Concatonnx::Reshape_205_dim_0"
     loaded = load(model)
     shapes = [dims(value) for value in (*loaded.model.graph.inputs, *loaded.model.graph.outputs)]
     assert shapes == [["batch_0", "M"], ["batch_0", "M"], ["Concatonnx__Reshape_205_dim_0"]]
