@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import mmap
 import os
+import stat
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -101,6 +102,8 @@ def _from_file(path: Path) -> Loaded:
         )
     try:
         with path.open("rb") as opened:
+            if not stat.S_ISREG(os.fstat(opened.fileno()).st_mode):
+                raise InputError(f"{where} is no regular file", hint="write the model to a file")
             if not os.fstat(opened.fileno()).st_size:
                 raise InputError(f"{where} is empty", hint="export or download the model again")
             with mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
@@ -109,7 +112,10 @@ def _from_file(path: Path) -> Loaded:
                 with memoryview(mapped) as content:
                     return _from_binary(content, path, where)
     except FileNotFoundError as error:
-        raise InputError(f"{where} does not exist", hint="check the path") from error
+        hint = "name a file: models are not read from standard input"
+        raise InputError(
+            f"{where} does not exist", hint=hint if where == "-" else "check the path"
+        ) from error
     except OSError as error:
         raise InputError(
             f"cannot read {where}: {error.strerror}", hint="check the path and its permissions"

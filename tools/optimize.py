@@ -211,6 +211,8 @@ def _check_destinations(
     model: str, output: Path | None, report: str | None, *, force: bool
 ) -> None:
     """Refuse before the work what could only fail after it."""
+    if output == Path("-"):
+        raise InputError("models are not written to standard output", hint="name a file by -o")
     for path in filter(None, (output, Path(report) if report else None)):
         if path.is_dir():
             raise InputError(f"output {path} is a folder", hint="name a file")

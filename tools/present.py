@@ -36,12 +36,13 @@ def table(title: str, columns: Iterable[str], rows: Iterable[Iterable[str]]) -> 
 
 
 def show(*things: object) -> None:
-    """Print to standard output, styled where it is a terminal."""
+    """Print to standard output, styled where it is a terminal; elsewhere a line stays a line."""
     from rich.console import Console
 
-    console = Console(highlight=False, soft_wrap=False)
+    console = Console(highlight=False)
     for thing in things:
-        console.print(thing, markup=False)
+        whole = isinstance(thing, str) and not console.is_terminal
+        console.print(thing, markup=False, soft_wrap=whole)
 
 
 def progress(items: Iterable[T], total: int | None, label: str) -> Iterator[T]:
@@ -86,7 +87,7 @@ def summary(report: Report, destination: Path, *, timing: bool) -> None:
     if fired:
         show("rewrites: " + ", ".join(f"{name} {count}" for name, count in _ordered(fired)))
     if refused:
-        places = f"{refused.total()} places, {len(refused)} reasons"
+        places = f"{_count(refused.total(), 'place')}, {_count(len(refused), 'reason')}"
         show(f"left alone: {places}; --explain shows them")
     for decision in report.decisions[:_DECISIONS_SHOWN]:
         show(decision_line(decision))
@@ -113,10 +114,14 @@ def decision_line(decision: Decision) -> str:
     if decision.low is not None and decision.high is not None:
         found += f" ({decision.low:.2f} to {decision.high:.2f})"
     source = ", ".join(filter(None, (decision.source, decision.note)))
-    places = f"{decision.places} place{'s' * (decision.places != 1)}"
+    places = _count(decision.places, "place")
     return (
         f"{decision.rule}: {decision.question}{at}:{found} {decision.chosen} in {places} ({source})"
     )
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'s' * (number != 1)}"
 
 
 def _ratio(after: float, before: float) -> str:
@@ -200,7 +205,7 @@ def near_misses(misses: Iterable[NearMiss], *, whole: bool) -> None:
         rows = [_near_miss_row(places) for places in shown]
         rest = 0 if whole else len(groups) - len(shown)
         if rest:
-            rows.append((f"and {rest} more reasons", f"--explain {rule} shows all", ""))
+            rows.append((f"and {_count(rest, 'more reason')}", f"--explain {rule} shows all", ""))
         made = table(
             f"near misses of {rule}: {len(found)}", ("where", "constraint", "repair"), rows
         )
@@ -228,9 +233,10 @@ def dry_run(pipeline: Pipeline, model: str, target: str, calib: str | None) -> N
     loaded = frontends.load(model)
     if calib is not None:
         samples = CalibrationSource.open(calib, loaded.model.graph.inputs)
-        show(f"calibration: {len(samples)} samples")
+        show(f"calibration: {_count(len(samples), 'sample')}")
     stats = ModelStats.of(loaded.model)
-    show(f"{model}: {stats.nodes} nodes, {size(stats.bytes)}, opset {stats.opset}")
+    nodes = _count(stats.nodes, "node")
+    show(f"{model}: {nodes}, {size(stats.bytes)}, opset {stats.opset}")
     features = ", ".join(sorted(on.isa))
     show(f"target: {on.name} ({features})" if features else f"target: {on.name}")
     rows = [(str(item), _first_line(item.__doc__)) for item in pipeline.expand().passes]

@@ -29,6 +29,13 @@ def _to_a_pipe(model: Path) -> list[object]:
     return [model, "-o", model.parent / "pipe"]
 
 
+def _from_a_pipe(model: Path) -> list[object]:
+    pipe = model.parent / "pipe"
+    os.mkfifo(pipe)
+    os.open(pipe, os.O_RDWR)  # or whoever opens it waits for a writer
+    return [pipe, "-o", model.parent / "o.onnx"]
+
+
 def _truncated(model: Path) -> list[object]:
     model.write_bytes(model.read_bytes()[:-100])
     return [model]
@@ -66,6 +73,9 @@ def _calib(model: Path, **arrays: np.ndarray) -> list[object]:
     [
         (lambda m: [m.parent / "none.onnx"], "none.onnx"),
         (lambda m: [m.parent], "folder"),
+        (lambda m: ["-"], "not read from standard input"),
+        (lambda m: [m, "-o", "-"], "not written to standard output"),
+        (_from_a_pipe, "no regular file"),
         (_not_onnx, "ONNX"),
         (_truncated, "damaged or cut short"),
         (_future_opset, "9999"),

@@ -36,6 +36,15 @@ def test_default_output_beside_the_model(optimize: Run, model: Path) -> None:
     assert files(model.parent) == {"m.onnx", "m.opt.onnx"}
 
 
+def test_outside_of_terminals_a_line_stays_a_line(
+    optimize: Run, model: Path, tmp_path: Path
+) -> None:
+    output = tmp_path / ("d" * 200) / ("e" * 200) / "o.onnx"
+    output.parent.mkdir(parents=True)
+    result = optimize(model, "--passes", "cleanup", "-o", output)
+    assert f"wrote {output} in " in result.out
+
+
 def test_the_same_command_twice_gives_the_same_bytes(
     optimize: Run, model: Path, samples: Path, tmp_path: Path
 ) -> None:
