@@ -99,17 +99,14 @@ def _apply_view(node: ir.Node, array: np.ndarray) -> np.ndarray:
             kind = ir.DataType(node.attributes["to"].as_int())
             return array.astype(kind.numpy())
         case "Transpose":
-            attribute = node.attributes.get("perm")
-            return array.transpose(None if attribute is None else attribute.as_ints())
+            return array.transpose(node.attributes.get_ints("perm"))
         case "Flatten":
-            attribute = node.attributes.get("axis")
-            axis = 1 if attribute is None else attribute.as_int()
+            axis = node.attributes.get_int("axis", 1)
             axis += array.ndim if axis < 0 else 0
             return array.reshape(int(np.prod(array.shape[:axis], dtype=np.int64)), -1)
         case "Reshape":
             assert ints is not None
-            attribute = node.attributes.get("allowzero")
-            keep_zero = attribute is not None and attribute.as_int() == 1
+            keep_zero = node.attributes.get_int("allowzero", 0) == 1
             dims = [
                 array.shape[i] if dim == 0 and not keep_zero else dim for i, dim in enumerate(ints)
             ]

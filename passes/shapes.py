@@ -291,8 +291,7 @@ def _branch_is_unknown(node: ir.Node) -> bool:
 
 
 def _keeps_aspect_ratio(node: ir.Node) -> bool:
-    policy = node.attributes.get("keep_aspect_ratio_policy")
-    return policy is not None and policy.as_string() != "stretch"
+    return node.attributes.get_string("keep_aspect_ratio_policy", "stretch") != "stretch"
 
 
 def _squeezes_unknown_axes(node: ir.Node) -> bool:

@@ -89,7 +89,7 @@ def _reshapes_to_itself(x: Operand, wanted: tuple[int, ...], node: ir.Node) -> b
     dims = x.dims
     if dims is None or len(dims) != len(wanted):
         return False
-    allowzero = "allowzero" in node.attributes and node.attributes["allowzero"].as_int() == 1
+    allowzero = node.attributes.get_int("allowzero", 0) == 1
     open_axes = [
         axis
         for axis, (dim, target) in enumerate(zip(dims, wanted, strict=True))

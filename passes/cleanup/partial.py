@@ -133,8 +133,7 @@ def _shape(node: ir.Node) -> Partial | None:
         dim if isinstance(dim, int) else Dim(value, axis)
         for axis, dim in enumerate(value.shape.dims)
     )
-    start, end = (node.attributes.get(name) for name in ("start", "end"))
-    window = slice(start.as_int() if start else 0, end.as_int() if end else None)
+    window = slice(node.attributes.get_int("start", 0), node.attributes.get_int("end"))
     return Partial(elements[window], False, np.dtype(np.int64))
 
 

@@ -56,8 +56,8 @@ def restores(x: Operand, root: ir.Node) -> bool:
     asked, result = root.inputs[1], root.outputs[0]
     producer = None if asked is None else asked.producer()
     if producer is not None and producer.op_type == "Shape" and producer.inputs[0] is x.value:
-        start = producer.attributes.get("start")
-        return "end" not in producer.attributes and (start is None or start.as_int() == 0)
+        attributes = producer.attributes
+        return "end" not in attributes and attributes.get_int("start", 0) == 0
     target = as_array(asked)
     dims: Sequence[Any] | None = result.shape.dims if result.shape else None
     if target is not None:

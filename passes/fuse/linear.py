@@ -286,7 +286,7 @@ class Linear:
                 return 0
             case "ConvTranspose":
                 return 1
-            case "Gemm" if _flag(self.node, "transB"):
+            case "Gemm" if self.node.attributes.get_int("transB", 0):
                 return 0
         return -1
 
@@ -297,7 +297,7 @@ class Linear:
                 return 1
             case "ConvTranspose":
                 return 0
-            case "Gemm" if _flag(self.node, "transB"):
+            case "Gemm" if self.node.attributes.get_int("transB", 0):
                 return 1
         return -2
 
@@ -360,11 +360,6 @@ def linear_of(op: Builder, node: ir.Node, added: Operand | None = None) -> Linea
     return Linear(node, w, bias, groups, into, out)
 
 
-def _flag(node: ir.Node, name: str) -> bool:
-    attribute = node.attributes.get(name)
-    return attribute is not None and attribute.as_int() != 0
-
-
 def _is_shared(weights: ir.Value) -> bool:
     """Whether weights, behind Transpose and the like too, have another user."""
     value: ir.Value | None = weights
@@ -422,11 +417,9 @@ def _reaches_all_alike(node: ir.Node) -> bool:
     pointwise = kernel is not None and all(size == 1 for size in kernel[2:])
 
     def all_are(name: str, number: int) -> bool:
-        attribute = node.attributes.get(name)
-        return attribute is None or all(item == number for item in attribute.as_ints())
+        return all(item == number for item in node.attributes.get_ints(name, ()))
 
-    auto_pad = node.attributes.get("auto_pad")
-    mode = "NOTSET" if auto_pad is None else auto_pad.as_string()
+    mode = node.attributes.get_string("auto_pad", "NOTSET")
     if node.op_type == "ConvTranspose":
         plain = mode in ("NOTSET", "VALID") and "output_shape" not in node.attributes
         unpadded = all_are("pads", 0) and all_are("output_padding", 0)

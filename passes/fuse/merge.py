@@ -97,14 +97,12 @@ def _is_constant(node: ir.Node) -> bool:
     size = weights.shape[_weight_axis(node)]
     if any(item is not None and item.shape[0] != size for item in bias):
         return False
-    group = node.attributes.get("group")
-    return weights.dtype in FLOATS and (group is None or group.as_int() == 1)
+    return weights.dtype in FLOATS and node.attributes.get_int("group", 1) == 1
 
 
 def _weight_axis(node: ir.Node) -> int:
     """Return the axis of the weights that becomes the channels of the output."""
-    turned = node.attributes.get("transB")
-    return 0 if node.op_type == "Conv" or (turned is not None and turned.as_int()) else 1
+    return 0 if node.op_type == "Conv" or node.attributes.get_int("transB", 0) == 1 else 1
 
 
 def _entry(node: ir.Node) -> str:

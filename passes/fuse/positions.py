@@ -162,8 +162,7 @@ def _triangle(node: ir.Node, depth: int) -> Condition | None:
     if diagonal is None or inner is None:
         return None
     beyond = KEY.plus(QUERY, -1).plus(diagonal, -1)
-    upper = node.attributes.get("upper")
-    above = upper is None or upper.as_int()
+    above = node.attributes.get_int("upper", 1)
     return inner | {Form().plus(beyond, -1) if above else beyond}
 
 
@@ -264,10 +263,9 @@ def _counted(node: ir.Node, depth: int) -> Form | None:
     """Read CumSum of a constant number as the position along its axis."""
     each, axis = form_of(node.inputs[0], depth - 1), scalar_of(node.inputs[1])
     rank = len(node.outputs[0].shape or ())
-    flags = (node.attributes.get(name) for name in ("exclusive", "reverse"))
     if each is None or each.terms or axis is None or not rank:
         return None
-    if any(flag is not None and flag.as_int() for flag in flags):
+    if any(node.attributes.get_int(flag, 0) for flag in ("exclusive", "reverse")):
         return None
     along = int(axis) if axis < 0 else int(axis) - rank
     return Form.of({along: each.constant}, each.constant)

@@ -179,8 +179,7 @@ def _differ(op: Builder, inner: ir.Node, outer: ir.Node) -> str | None:
         return "the type of the scale does not hold all products apart"
     if scale.size > 1 and op.attribute(inner, "axis") != op.attribute(outer, "axis"):
         return "the scale or the zero point differs"
-    blocks = (node.attributes.get("block_size") for node in (inner, outer))
-    if any(block is not None and block.as_int() for block in blocks):
+    if any(node.attributes.get_int("block_size", 0) for node in (inner, outer)):
         return "the scales are by blocks"
     return None
 

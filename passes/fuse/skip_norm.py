@@ -77,11 +77,10 @@ def _(op: Builder, a: Operand, b: Operand, scale: Operand, norm: ir.Node) -> Rep
 def _objection(
     op: Builder, norm: ir.Node, a: Operand, b: Operand, bias: Operand | None
 ) -> NoMatch | None:
-    axis = norm.attributes.get("axis")
     if a.rank not in (2, 3) or not same_shape(a.value, b.value):
         return NoMatch("the summands are not known to have the same two or three sizes")
     assert a.rank is not None
-    if axis is not None and axis.as_int() not in (-1, a.rank - 1):
+    if norm.attributes.get_int("axis", -1) not in (-1, a.rank - 1):
         return NoMatch("more than the last axis is normalized")
     if bias is not None and (bias.rank != 1 or a.dims is None or bias.dims != a.dims[-1:]):
         return NoMatch("the bias is not one number for each element of a row")

@@ -203,12 +203,12 @@ def _other_use(value: ir.Value, choice: Choice) -> str | None:
 
 def _is_depthwise(node: ir.Node) -> bool:
     """Whether a convolution has one filter a channel: few weights, all of them needed."""
-    group = node.attributes.get("group")
+    groups = node.attributes.get_int("group", 1)
     weight = node.inputs[1] if len(node.inputs) > 1 else None
-    if group is None or group.as_int() == 1 or weight is None or weight.shape is None:
+    if groups == 1 or weight is None or weight.shape is None:
         return False
     # Weights: Conv [outputs, inputs/group, ...], ConvTranspose [inputs, outputs/group, ...].
-    axis, alone = (1, 1) if node.op_type == "Conv" else (0, group.as_int())
+    axis, alone = (1, 1) if node.op_type == "Conv" else (0, groups)
     return bool(weight.shape[axis] == alone)
 
 

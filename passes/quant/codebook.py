@@ -110,8 +110,8 @@ class Codebook(Pass):
                 if tensor.dtype != ir.DataType.FLOAT or tensor.size < _SMALL:
                     continue
                 seen.add(value)
-                if node.op_type == "Gemm" and "transB" in node.attributes:
-                    axis -= node.attributes["transB"].as_int()
+                if node.op_type == "Gemm":
+                    axis -= node.attributes.get_int("transB", 0)
                 axis = axis % len(tensor.shape) if value is node.inputs[index] else 0
                 reason = self._obstacle(node, value, tensor, axis)
                 if reason is None:

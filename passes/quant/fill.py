@@ -21,8 +21,7 @@ _GROUP = 4
 
 def is_image(node: ir.Node, weights: np.ndarray) -> bool:
     """Whether a Conv with these weights `[outputs, channels, ...]` takes one to three channels."""
-    group = node.attributes.get("group")
-    dense = node.op_type == "Conv" and (group is None or group.as_int() == 1)
+    dense = node.op_type == "Conv" and node.attributes.get_int("group", 1) == 1
     return dense and weights.ndim > 2 and weights.shape[1] < _GROUP
 
 

@@ -263,8 +263,7 @@ def _data_inputs(node: ir.Node) -> tuple[int, ...]:
 def _can_join(node: ir.Node) -> bool:
     """Whether the runtime has an integer kernel for the node between quantized operators."""
     if node.op_type == "Resize":
-        mode = node.attributes.get("mode")
-        return mode is None or mode.as_string() == "nearest"
+        return node.attributes.get_string("mode", "nearest") == "nearest"
     if node.op_type == "MaxPool":
         return len(node.outputs) == 1
     if node.op_type in _REREAD:
@@ -274,8 +273,7 @@ def _can_join(node: ir.Node) -> bool:
 
 def is_depthwise(node: ir.Node) -> bool:
     """Whether a node is a Conv in which each group has a single input channel."""
-    group = node.attributes.get("group")
-    if node.op_type != "Conv" or group is None or group.as_int() == 1:
+    if node.op_type != "Conv" or node.attributes.get_int("group", 1) == 1:
         return False
     weights = node.inputs[1]
     return weights is not None and weights.shape is not None and weights.shape[1] == 1
@@ -293,8 +291,7 @@ def _unsuitable(node: ir.Node) -> str | None:
         return "its result is an output of the model"
     if is_depthwise(node):
         return None
-    group = node.attributes.get("group")
-    if group is not None and group.as_int() > 1 and shape[1] < _GROUP_CHANNELS:
+    if node.attributes.get_int("group", 1) > 1 and shape[1] < _GROUP_CHANNELS:
         return "narrow groups: int8 is slower"
     if _pixels(node.outputs[0]) == 1 and np.prod(shape) < _SMALL_WEIGHTS:
         return "one pixel and few weights: int8 is no faster"

@@ -13,8 +13,7 @@ RULE = "pool-mean"
 def is_pool(node: ir.Node) -> bool:
     """Whether a ReduceMean computes what GlobalAveragePool does: the mean of each channel."""
     value = node.inputs[0] if node.op_type == "ReduceMean" and node.domain == "" else None
-    keeps = node.attributes.get("keepdims")
-    if value is None or value.shape is None or (keeps is not None and keeps.as_int() == 0):
+    if value is None or value.shape is None or not node.attributes.get_int("keepdims", 1):
         return False
     rank = value.shape.rank()
     axes = node.attributes.get("axes")

@@ -114,11 +114,7 @@ def _input_channels(node: ir.Node) -> tuple[int, int]:
     """Return the axis and the number of the channels of input 0."""
     weights = as_array(node.inputs[1])
     assert weights is not None
-
-    def number(name: str, default: int) -> int:
-        attribute = node.attributes.get(name)
-        return default if attribute is None else attribute.as_int()
-
+    number = node.attributes.get_int
     if node.op_type == "Conv":
         return 1, weights.shape[1] * number("group", 1)
     if node.op_type == "ConvTranspose":

@@ -77,8 +77,7 @@ def uniform_affine(node: ir.Node) -> tuple[float, float] | None:
     if node.op_type != "BatchNormalization" or node.domain != "" or len(node.inputs) < 5:
         return None
     arrays = [as_array(value) for value in node.inputs[1:5]]
-    training = node.attributes.get("training_mode")
-    if any(array is None for array in arrays) or (training is not None and training.as_int()):
+    if any(array is None for array in arrays) or node.attributes.get_int("training_mode", 0) == 1:
         return None
     gamma, beta, mean, variance = (np.asarray(array, np.float64) for array in arrays)
     epsilon = node.attributes.get_float("epsilon", 1e-5)

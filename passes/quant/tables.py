@@ -77,8 +77,7 @@ def _obstacle(node: ir.Node, table: np.ndarray) -> str | None:
 
 
 def _takes_rows(node: ir.Node) -> bool:
-    axis = node.attributes.get("axis")
-    return axis is None or axis.as_int() == 0
+    return node.attributes.get_int("axis", 0) == 0
 
 
 def _quantize(

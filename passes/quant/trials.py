@@ -159,8 +159,7 @@ class Trials:
         size = "1x1" if math.prod(shape[2:]) == 1 else "wide"
         if is_image(node, weights.array):
             return f"{size} Conv of an image"
-        group = node.attributes.get("group")
-        if group is not None and group.as_int() > 1:
+        if node.attributes.get_int("group", 1) > 1:
             return f"grouped {size} Conv"
         return f"{size} Conv of {'few' if min(shape[:2]) < _FEW else 'many'} channels"
 

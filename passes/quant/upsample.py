@@ -40,10 +40,7 @@ def repeats(node: ir.Node) -> tuple[int, int] | None:
 
 
 def _nearest(node: ir.Node) -> bool:
-    def text(name: str, default: str) -> str:
-        attribute = node.attributes.get(name)
-        return default if attribute is None else attribute.as_string()
-
+    text = node.attributes.get_string
     kind = text("coordinate_transformation_mode", "half_pixel")
     rounding = text("nearest_mode", "round_prefer_floor")
     return text("mode", "nearest") == "nearest" and (

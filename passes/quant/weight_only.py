@@ -265,8 +265,7 @@ def rows_of(node: ir.Node) -> Array | str | None:
         return None
     if table.dtype.name != "float32":
         return f"its table is {table.dtype.name}, not float32"
-    axis = node.attributes.get("axis")
-    if axis is not None and axis.as_int() not in (0, -table.ndim):
+    if node.attributes.get_int("axis", 0) not in (0, -table.ndim):
         return "it gathers along another axis than the first"
     if table.ndim != 2:
         return f"its table has rank {table.ndim}, not 2"

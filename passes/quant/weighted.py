@@ -70,9 +70,9 @@ def weights_of(node: ir.Node) -> Weights | str | None:
     bias: np.ndarray | None = None
     axis = 0
     if node.op_type == "Gemm":
-        if _int(node, "transA"):
+        if node.attributes.get_int("transA", 0):
             return "its input is transposed (transA)"
-        axis = 0 if _int(node, "transB") else 1
+        axis = 0 if node.attributes.get_int("transB", 0) else 1
     if len(node.inputs) > 2 and node.inputs[2] is not None:
         bias = as_array(node.inputs[2])
         if bias is None:
@@ -81,7 +81,7 @@ def weights_of(node: ir.Node) -> Weights | str | None:
             return "its bias is not one number a channel"
         bias = bias.reshape(-1)
     if node.op_type == "Gemm":
-        alpha, beta = _float(node, "alpha"), _float(node, "beta")
+        alpha, beta = (node.attributes.get_float(name, 1.0) for name in ("alpha", "beta"))
         array = array if alpha == 1 else array * np.float32(alpha)
         bias = bias if bias is None or beta == 1 else bias * np.float32(beta)
     return _finite(Weights(array, axis, bias))
@@ -129,13 +129,3 @@ def _finite(weights: Weights) -> Weights | str:
     if weights.bias is not None and not np.isfinite(weights.bias).all():
         return "its bias is not finite"
     return weights
-
-
-def _int(node: ir.Node, name: str) -> int:
-    attribute = node.attributes.get(name)
-    return 0 if attribute is None else attribute.as_int()
-
-
-def _float(node: ir.Node, name: str) -> float:
-    attribute = node.attributes.get(name)
-    return 1.0 if attribute is None else attribute.as_float()
