@@ -7,7 +7,7 @@ import contextlib
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 
@@ -58,7 +58,9 @@ def of_archive(path: Path, ranks: Mapping[str, int | None]) -> Factory:
             with _reading(path):
                 archive = stack.enter_context(zipfile.ZipFile(path))
                 members = {
-                    name.removesuffix(".npy"): stack.enter_context(_Member(archive, name))
+                    name.removesuffix(".npy"): _Member(
+                        name, stack.enter_context(archive.open(name))
+                    )
                     for name in archive.namelist()
                 }
             lengths = {name: member.length() for name, member in members.items()}
@@ -76,25 +78,19 @@ def of_archive(path: Path, ranks: Mapping[str, int | None]) -> Factory:
 class _Member:
     """One array of an .npz file, read a sample at a time along its first axis."""
 
-    def __init__(self, archive: zipfile.ZipFile, name: str) -> None:
+    def __init__(self, name: str, stream: IO[bytes]) -> None:
         self._name = name
-        self._stream = archive.open(name)
-        version = np.lib.format.read_magic(self._stream)
+        self._stream = stream
+        version = np.lib.format.read_magic(stream)
         read_header = (
             np.lib.format.read_array_header_1_0
             if version == (1, 0)
             else np.lib.format.read_array_header_2_0
         )
-        self.shape, self._fortran, self.dtype = read_header(self._stream)
+        self.shape, self._fortran, self.dtype = read_header(stream)
         if self.dtype.hasobject:
             raise ValueError(f"{name} holds Python objects")
         self._whole: Iterator[np.ndarray] | None = None
-
-    def __enter__(self) -> _Member:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stream.close()
 
     def length(self) -> int:
         """Return the number of samples."""
