@@ -19,8 +19,9 @@ from burnish.passes.options import option
 from burnish.passes.prune import flops
 from burnish.passes.prune.budget import Budgeted
 from burnish.passes.prune.latency import Stopwatch
-from burnish.passes.prune.recover import Survivors, recover
+from burnish.passes.prune.recover import recover
 from burnish.passes.prune.residual import Block, find_blocks, remove, without
+from burnish.passes.prune.survivors import Survivors
 from burnish.passes.prune.trials import Outputs
 from burnish.passes.prune.weights import check_patterns
 from burnish.passes.shapes import infer_shapes

@@ -19,10 +19,8 @@ and nothing.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
-from itertools import groupby
 from typing import Any
 
 import numpy as np
@@ -31,12 +29,13 @@ from numpy.typing import NDArray
 
 from burnish.passes.calibration import CalibrationSource, run_sample
 from burnish.passes.constant import as_array
-from burnish.passes.edit import inputs_within, remove_unused
-from burnish.passes.prune.cut import Cut
+from burnish.passes.edit import remove_unused
+from burnish.passes.prune.aims import Target, waves_of
 from burnish.passes.prune.moments import Batch, Columns
+from burnish.passes.prune.survivors import Survivors
 from burnish.passes.quant.collect import Progress
 from burnish.passes.reconstruct.judge import Account, Verdict
-from burnish.passes.reconstruct.layer import Layer, bias_place, gram_bytes, layers_of, shift_bias
+from burnish.passes.reconstruct.layer import Layer, bias_place, shift_bias
 from burnish.passes.reconstruct.observe import is_held_out
 from burnish.passes.sketch import Array
 
@@ -44,38 +43,6 @@ Wide = NDArray[np.float64]
 
 DAMPINGS = (1e-1, 1e-2, 1e-3, 1e-4)
 """Shares of the mean variance of the inputs that are added to each."""
-
-WIDEST = 2 << 30
-"""Bytes of moments beyond which a layer is left as it is."""
-
-
-_SUMS = frozenset({"Conv", "ConvTranspose", "MatMul", "Gemm", "Einsum"})
-
-
-class Survivors:
-    """What is left of the whole model's values, over one or more cuts.
-
-    Attributes:
-        left: Name of a value -> axis -> indices in the whole model, of the axes that were cut.
-        instead: Names of values that are read instead of some that are gone.
-    """
-
-    def __init__(self) -> None:
-        self.left: dict[str, dict[int, NDArray[np.int64]]] = {}
-        self.instead: set[str] = set()
-
-    def cut(self, cut: Cut) -> None:
-        """Note what is about to be cut."""
-        for (value, axis), kept in cut.kept.items():
-            if isinstance(value, ir.Value) and value.name:
-                axes = self.left.setdefault(value.name, {})
-                axes[axis] = axes.get(axis, np.arange(kept.size))[kept]
-
-    def of(self, name: str, array: Array) -> Array:
-        """Return what is left of an array of the whole model."""
-        for axis, indices in self.left.get(name, {}).items():
-            array = array.take(indices, axis)
-        return array
 
 
 def recover(
@@ -106,7 +73,7 @@ def recover(
     """
     account = Account()
     length = samples.known_length or len(samples)
-    waves = list(_waves(model, survivors))
+    waves = list(waves_of(model, survivors))
     shown: Iterable[list[Target]] = waves
     if progress is not None:
         shown = progress(waves, len(waves), "recover")
@@ -116,96 +83,6 @@ def recover(
         for each in moments:
             _fit(each, account)
     return account
-
-
-# --- which layers, and what they aim at -----------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Target:
-    """A layer to fit.
-
-    Attributes:
-        layer: The layer.
-        aims: Of each of its operators, what it aims at.
-        movable: Whether there is a bias to fit as well.
-    """
-
-    layer: Layer
-    aims: tuple[Aim, ...]
-    movable: bool
-
-
-@dataclass(frozen=True)
-class Aim:
-    """What one operator aims at: the whole model's `value` less this model's `other`.
-
-    Attributes:
-        fed: Name of the operator's input.
-        value: Name of its result with its bias, or of the sum that this goes into.
-        other: Name of what else goes into that sum.
-    """
-
-    fed: str
-    value: str
-    other: str | None
-
-
-def _waves(model: ir.Model, survivors: Survivors) -> Iterator[list[Target]]:
-    """Yield layers to fit, those together that do not depend on one another."""
-    depth: dict[ir.Value, int] = {}
-    every = (*model.graph.inputs, *(value for node in model.graph for value in node.outputs))
-    changed = {value for value in every if value.name in survivors.instead}
-    layers = {layer.node: layer for layer in layers_of(model) if not layer.shared}
-    last = {layer.nodes[-1]: layer for layer in layers.values()}
-    found: list[tuple[int, Layer]] = []
-    for node in model.graph:
-        inputs = list(inputs_within(node))
-        deep = max((depth.get(value, 0) for value in inputs), default=0)
-        # Of a cut value, each number that is left is as it was, until some are summed.
-        sums = node.op_type in _SUMS and (node.inputs[0] is not None)
-        differs = any(value in changed for value in inputs) or (
-            sums and _name(node.inputs[0]) in survivors.left
-        )
-        layer = last.get(node)
-        if layer is not None and differs and gram_bytes(layer) <= WIDEST:
-            fed = [depth.get(value, 0) for value in layer.inputs]
-            deep = max([deep, *fed]) + 1
-            found.append((deep, layer))
-        for value in node.outputs:
-            depth[value] = deep
-            if differs:
-                changed.add(value)
-    found.sort(key=lambda each: each[0])
-    for deep, together in groupby(found, key=lambda each: each[0]):
-        yield [_target(layer, deep, depth) for _, layer in together]
-
-
-def _target(layer: Layer, deep: int, depth: Mapping[ir.Value, int]) -> Target:
-    place = bias_place(layer)
-    if len(layer.nodes) > 1:
-        aims = [Aim(_name(n.inputs[0]), _name(n.outputs[0]), None) for n in layer.nodes]
-        return Target(layer, tuple(aims), False)
-    result = (layer.node if place is None else place).outputs[0]
-    fed = _name(layer.node.inputs[0])
-    aim = Aim(fed, _name(result), None)
-    if len(result.uses()) == 1 and not result.is_graph_output():
-        ((user, slot),) = result.uses()
-        other = user.inputs[1 - slot] if user.op_type == "Add" and user.domain == "" else None
-        if (
-            other is not None
-            and other.shape is not None
-            and other.shape == result.shape
-            and as_array(other) is None
-            and depth.get(other, 0) < deep
-        ):
-            aim = Aim(fed, _name(user.outputs[0]), _name(other))
-    return Target(layer, (aim,), place is not None)
-
-
-def _name(value: ir.Value | None) -> str:
-    assert value is not None
-    return value.name or ""
 
 
 # --- what is seen ---------------------------------------------------------------------------------

@@ -86,7 +86,8 @@ class Structured(Budgeted):
         if not self.recover or ctx.calibration is None:
             cut.apply(model)
             return
-        from burnish.passes.prune.recover import Survivors, recover
+        from burnish.passes.prune.recover import recover
+        from burnish.passes.prune.survivors import Survivors
 
         whole, survivors = model.clone(), Survivors()
         survivors.cut(cut)
