@@ -6,7 +6,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from burnish.passes.cleanup import bounds, chains, neutral, no_op, views
+from burnish.passes.cleanup import bounds, broadcast, chains, neutral, no_op, views
 from burnish.passes.rule import Rule, RulePass
 
 
@@ -21,4 +21,5 @@ class Simplify(RulePass):
         *views.RULES,
         *chains.RULES,
         *bounds.RULES,
+        *broadcast.RULES,
     )
