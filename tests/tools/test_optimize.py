@@ -4,12 +4,14 @@
 from __future__ import annotations
 
 import json
+import shlex
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import jsonschema
+import numpy as np
 import onnx
 import onnx_ir as ir
 import pytest
@@ -250,6 +252,54 @@ def test_a_rule_that_raises_is_skipped_with_a_warning_and_a_reproducer(
         # As it was then, before cleanup.
         assert "Identity" in opened.read("model.txt").decode()
         assert "KeyError" in opened.read("traceback.txt").decode()
+
+
+@pytest.mark.usefixtures("misbehaving")
+@pytest.mark.parametrize(
+    ("passes", "suffix", "error"),
+    [("cleanup,crash", "", "ZeroDivisionError"), ("faulty", "raises.", "KeyError('lost')")],
+)
+def test_what_a_reproducer_names_makes_the_failure_happen_again(
+    optimize: Run,
+    model: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    passes: str,
+    suffix: str,
+    error: str,
+) -> None:
+    optimize(model, "--passes", passes)
+    unpacked = tmp_path / "unpacked"
+    with zipfile.ZipFile(model.with_name(f"m.opt.{suffix}reproducer.zip")) as opened:
+        opened.extractall(unpacked)
+    about = json.loads((unpacked / "about.json").read_text())
+    monkeypatch.chdir(unpacked)
+    again = optimize(*shlex.split(about["to_reproduce"])[1:])
+    assert again.code == 1
+    assert f"internal error: {error}" in again.err
+
+
+@pytest.mark.usefixtures("misbehaving")
+def test_a_reproducer_is_small_and_needs_no_other_file(
+    optimize: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    weights = np.random.default_rng(0).standard_normal((1024, 512)).astype(np.float32)
+    made = parse(
+        "g (float[N,1024] x) => (float[N,512] y) { m = MatMul(x, w)  y = Add(m, b) }",
+        w=weights,
+        b=np.ones(512, np.float32),
+    )
+    ir.save(made, tmp_path / "m.onnx", external_data="m.data", size_threshold_bytes=0)
+    assert optimize(tmp_path / "m.onnx", "--passes", "crash").code == 1
+    bundle = tmp_path / "m.opt.reproducer.zip"
+    assert bundle.stat().st_size < 100_000
+    with zipfile.ZipFile(bundle) as opened:
+        held = onnx.load_from_string(opened.read("model.onnx"))
+    onnx.checker.check_model(held)
+    first, second = (onnx.numpy_helper.to_array(each) for each in held.graph.initializer)
+    assert first.shape == (1024, 512)
+    assert not first.any()
+    assert second.all()
 
 
 @pytest.mark.usefixtures("misbehaving")
