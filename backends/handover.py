@@ -47,7 +47,7 @@ def hand_over(
     """
     import onnx_ir as ir
 
-    from burnish.backends.target import max_ir_version
+    from burnish.backends.kernels import max_ir_version
 
     try:
         folder, in_files, in_arrays = _large_weights(model)

@@ -334,7 +334,8 @@ class OnnxRuntime:
 
     def capabilities(self, target: Target) -> Capabilities:
         """What the installed runtime has kernels for, on the target's provider."""
-        from burnish.backends.target import MICROSOFT, kernel_names, max_ir_version
+        from burnish.backends.kernels import kernel_names, max_ir_version
+        from burnish.backends.target import MICROSOFT
 
         operators = kernel_names(target.provider)
         return Capabilities(
@@ -352,8 +353,8 @@ class OnnxRuntime:
             InputError: the model imports a newer opset than the target runs, or the folder cannot
                 be written.
         """
+        from burnish.backends.kernels import max_ir_version
         from burnish.backends.onnxfile import save
-        from burnish.backends.target import max_ir_version
 
         opset = model.opset_imports.get("", 0)
         if opset > target.max_opset:

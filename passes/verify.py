@@ -106,7 +106,7 @@ class _Scope:
             return
         form = _form(node.op_type, version)
         if form is None:
-            from burnish.backends.target import runtime_knows
+            from burnish.backends.kernels import runtime_knows
 
             if not runtime_knows(node.op_type, "", opset=version):
                 self.problems.append(f"{label}: opset {version} has no such operator")

@@ -19,7 +19,8 @@ from typing import Any, ClassVar
 import numpy as np
 import onnx_ir as ir
 
-from burnish.backends.target import Support, Target
+from burnish.backends.kernels import Support
+from burnish.backends.target import Target
 from burnish.passes.constant import is_constant
 from burnish.passes.context import PassContext
 from burnish.passes.fuse.affine import fold_affine_before

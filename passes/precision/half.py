@@ -15,7 +15,8 @@ from typing import ClassVar
 
 import onnx_ir as ir
 
-from burnish.backends.target import Support, Target
+from burnish.backends.kernels import Support
+from burnish.backends.target import Target
 from burnish.errors import BurnishError
 from burnish.passes.base import Pass
 from burnish.passes.calibration import CalibrationSource

@@ -12,8 +12,9 @@ import onnx
 import onnx_ir as ir
 import pytest
 
+from burnish.backends.kernels import max_ir_version
 from burnish.backends.onnxruntime import OnnxRuntime, Optimize, TensorSpec, explain, session
-from burnish.backends.target import Target, max_ir_version
+from burnish.backends.target import Target
 from burnish.errors import BurnishError, InputError
 
 HEAD = '<ir_version: 10, opset_import: ["": 20]>'

@@ -11,14 +11,9 @@ import onnx_ir as ir
 import pytest
 
 from burnish.backends.isa import features
+from burnish.backends.kernels import Support, max_ir_version, max_opset
 from burnish.backends.onnxruntime import session
-from burnish.backends.target import (
-    MICROSOFT,
-    Support,
-    Target,
-    max_ir_version,
-    max_opset,
-)
+from burnish.backends.target import MICROSOFT, Target
 from burnish.errors import InputError
 
 F = ir.DataType.FLOAT

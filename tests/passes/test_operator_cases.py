@@ -24,8 +24,8 @@ import onnx_ir as ir
 import pytest
 
 from burnish.backends import numeric
+from burnish.backends.kernels import max_opset
 from burnish.backends.onnxruntime import session
-from burnish.backends.target import max_opset
 from burnish.errors import BurnishError
 from burnish.passes.shapes import infer_shapes
 from burnish.testing import rewrites, run_pass

@@ -6,7 +6,8 @@ from __future__ import annotations
 import onnx_ir as ir
 import pytest
 
-from burnish.backends.target import Support, Target
+from burnish.backends.kernels import Support
+from burnish.backends.target import Target
 
 
 class Accelerator(Target):
