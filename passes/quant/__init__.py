@@ -3,6 +3,7 @@
 
 observers   ranges of activations, streamed          scheme      numbers <-> integers
 collect     run a model and let observers watch      placement   where Q/DQ pairs go
+schemes     the scale of each value of a plan        editor      a plan carried out
 static      int8 from calibration data               dynamic     int8 without any
 sensitivity what int8 costs in accuracy              mixed       what stays float, by measurement
 """
