@@ -22,6 +22,7 @@ from burnish.passes.fuse.cache import attention_with_past
 from burnish.passes.fuse.causal import causal_attention
 from burnish.passes.fuse.heads import apart, swap_last_axes, unrepeated
 from burnish.passes.fuse.mask import mask_of
+from burnish.passes.fuse.merged import softmax_before_merge
 from burnish.passes.fuse.scores import FUSE_BEFORE, QUANTIZED, Scores, read_scores
 from burnish.passes.fuse.sizes import RULES as SIZES
 from burnish.passes.fuse.sizes import inferred_again
@@ -164,6 +165,7 @@ class FuseAttention(RulePass):
     rules: ClassVar[tuple[Rule, ...]] = (
         *SIZES,
         swap_last_axes,
+        softmax_before_merge,
         attention,
         attention_with_past,
         causal_attention,
