@@ -31,7 +31,8 @@ def test_refuses(sizes: str, reason: str) -> None:
     assert_refuses(softmax_before_merge, model, reason)
 
 
-ATTENTION = """<ir_version: 10, opset_import: ["": 23]> g (float[N,4,5,8] q, float[N,4,6,8] k, float[N,4,6,8] v, float[N,1,5,6] m)
+ATTENTION = """<ir_version: 10, opset_import: ["": 23]>
+    g (float[N,4,5,8] q, float[N,4,6,8] k, float[N,4,6,8] v, float[N,1,5,6] m)
     => (float[N,4,5,8] y)
     <int64[3] a = {-1, 5, 8}, int64[3] b = {-1, 6, 8}, int64[4] c = {-1, 4, 5, 6},
      int64[3] d = {-1, 5, 6}, int64[4] e = {-1, 4, 5, 8}> {
