@@ -11,15 +11,8 @@ import onnx_ir as ir
 
 from burnish.passes.constant import as_array
 from burnish.passes.fuse.branches import merge_branches
-from burnish.passes.fuse.linear import (
-    IDENTITY,
-    LINEAR,
-    Affine,
-    Channels,
-    affine_of,
-    batch_norm_trains,
-    linear_of,
-)
+from burnish.passes.fuse.channels import IDENTITY, Affine, Channels, affine_of, batch_norm_trains
+from burnish.passes.fuse.linear import LINEAR, linear_of
 from burnish.passes.fuse.rescale import rounded
 from burnish.passes.pattern import const
 from burnish.passes.rule import Builder, NoMatch, Operand, Replacement, Rule, RulePass, rule

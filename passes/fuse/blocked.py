@@ -24,7 +24,7 @@ from burnish.backends.target import Target
 from burnish.passes.constant import is_constant
 from burnish.passes.context import PassContext
 from burnish.passes.fuse.affine import fold_affine_before
-from burnish.passes.fuse.linear import IDENTITY, Channels, affine_of
+from burnish.passes.fuse.channels import IDENTITY, Channels, affine_of
 from burnish.passes.fuse.moments import axes_of
 from burnish.passes.fuse.rescale import rounded
 from burnish.passes.pattern import const

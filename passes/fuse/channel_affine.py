@@ -16,8 +16,8 @@ import numpy as np
 import onnx_ir as ir
 
 from burnish.passes.context import PassContext
-from burnish.passes.fuse.linear import FLOATS, Channels, affine_of
-from burnish.passes.fuse.rescale import rounded
+from burnish.passes.fuse.channels import Channels, affine_of
+from burnish.passes.fuse.rescale import FLOATS, rounded
 from burnish.passes.pattern import const
 from burnish.passes.rule import Builder, NoMatch, Operand, Replacement, Rule, RulePass, rule
 

@@ -20,8 +20,7 @@ import onnx_ir as ir
 
 from burnish.passes.constant import as_array, is_constant
 from burnish.passes.edit import use_count
-from burnish.passes.fuse.linear import FLOATS
-from burnish.passes.fuse.rescale import rounded
+from burnish.passes.fuse.rescale import FLOATS, rounded
 from burnish.passes.pattern import const
 from burnish.passes.rule import Builder, NoMatch, Operand, Replacement, Rule, RulePass, rule
 

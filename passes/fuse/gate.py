@@ -14,7 +14,9 @@ from typing import Any, ClassVar
 import numpy as np
 import onnx_ir as ir
 
-from burnish.passes.fuse.linear import FLOATS, Affine, linear_of
+from burnish.passes.fuse.channels import Affine
+from burnish.passes.fuse.linear import linear_of
+from burnish.passes.fuse.rescale import FLOATS
 from burnish.passes.fuse.scalar import is_scalar, number
 from burnish.passes.pattern import const
 from burnish.passes.rule import Builder, NoMatch, Operand, Replacement, Rule, RulePass, rule

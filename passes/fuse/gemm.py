@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 
 import onnx_ir as ir
 
-from burnish.passes.fuse.linear import FLOATS
+from burnish.passes.fuse.rescale import FLOATS
 from burnish.passes.rule import Builder, NoMatch, Operand, Replacement, Rule, RulePass, rule
 
 

@@ -19,7 +19,7 @@ from typing import Any
 
 import onnx_ir as ir
 
-from burnish.passes.fuse.linear import FLOATS
+from burnish.passes.fuse.rescale import FLOATS
 from burnish.passes.fuse.scalar import is_scalar, number
 from burnish.passes.pattern import const
 from burnish.passes.rule import Builder, NoMatch, Operand, Replacement, rule

@@ -34,7 +34,7 @@ from burnish.backends.preferences import find
 from burnish.passes.base import Pass
 from burnish.passes.constant import tensor_of
 from burnish.passes.context import PassContext
-from burnish.passes.fuse.linear import FLOATS
+from burnish.passes.fuse.rescale import FLOATS
 from burnish.passes.proposal import Proposal
 from burnish.passes.rule import Builder
 from burnish.passes.shapes import infer_shapes

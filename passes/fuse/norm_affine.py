@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from burnish.passes.fuse.linear import Channels
+from burnish.passes.fuse.channels import Channels
 from burnish.passes.fuse.rescale import rounded
 from burnish.passes.pattern import const, optional
 from burnish.passes.rule import Builder, NoMatch, Operand, Replacement, rule

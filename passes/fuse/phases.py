@@ -16,8 +16,7 @@ import onnx_ir as ir
 
 from burnish.passes.constant import as_array
 from burnish.passes.edit import use_count
-from burnish.passes.fuse.linear import FLOATS
-from burnish.passes.fuse.rescale import LAZY_BYTES, rounded
+from burnish.passes.fuse.rescale import FLOATS, LAZY_BYTES, rounded
 from burnish.passes.rule import Builder, NoMatch, Operand
 
 _WORTH_JOINING = 1 / 8

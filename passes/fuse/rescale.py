@@ -12,6 +12,11 @@ import onnx_ir as ir
 
 from burnish.passes.rule import NoMatch
 
+FLOATS = frozenset(
+    {ir.DataType.FLOAT, ir.DataType.DOUBLE, ir.DataType.FLOAT16, ir.DataType.BFLOAT16}
+)
+"""Types whose constants are computed with: in float64, rounded once."""
+
 LAZY_BYTES = 64 << 20
 """From this size on, weights are computed when they are read, and not kept."""
 

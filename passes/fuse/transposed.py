@@ -27,7 +27,7 @@ from burnish.passes.constant import as_array, is_constant
 from burnish.passes.context import PassContext
 from burnish.passes.edit import use_count
 from burnish.passes.fuse.blocked import ACTIVATIONS
-from burnish.passes.fuse.linear import FLOATS
+from burnish.passes.fuse.rescale import FLOATS
 from burnish.passes.pattern import const
 from burnish.passes.rule import Builder, NoMatch, Operand, Replacement, rule
 
