@@ -83,7 +83,8 @@ class Guard(Instrument):
         It runs beside the passes, until its outputs are needed.
 
         Raises:
-            InputError: it is malformed; no pass shall be blamed for that.
+            InputError: it is malformed, or a sample does not fit it; no pass shall be blamed for
+                that.
         """
         if self.level == "off":
             return
@@ -93,9 +94,9 @@ class Guard(Instrument):
         if problems:
             raise InputError(f"the model is malformed: {problems[0]}", hint="export it again")
         self._expected, self._reference = self._original, model.clone()
+        if self.calibration is not None:
+            self._feeds = list(itertools.islice(self.calibration, _SAMPLES))
         try:
-            if self.calibration is not None:
-                self._feeds = list(itertools.islice(self.calibration, _SAMPLES))
             load = onnxruntime.prepare(_repeatable(model), prepack=False)
         except BurnishError as error:
             self._give_up(error)

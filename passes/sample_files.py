@@ -63,7 +63,7 @@ def of_archive(path: Path, ranks: Mapping[str, int | None]) -> Factory:
                     )
                     for name in archive.namelist()
                 }
-            lengths = {name: member.length() for name, member in members.items()}
+            lengths = {name: member.length(path) for name, member in members.items()}
             if len(set(lengths.values())) > 1:
                 listed = ", ".join(f"{name} {count}" for name, count in sorted(lengths.items()))
                 raise InputError(f"{path}: the inputs have different numbers of samples: {listed}")
@@ -92,10 +92,13 @@ class _Member:
             raise ValueError(f"{name} holds Python objects")
         self._whole: Iterator[np.ndarray] | None = None
 
-    def length(self) -> int:
+    def length(self, path: Path) -> int:
         """Return the number of samples."""
         if not self.shape:
-            raise InputError(f"{self._name}: a single number has no axis that counts the samples")
+            raise InputError(
+                f"{path}: {self._name} is a single number, without an axis that counts the samples",
+                hint="give it a leading axis: numpy.stack([sample, ...])",
+            )
         return int(self.shape[0])
 
     def read(self, rank: int | None) -> np.ndarray:
@@ -137,8 +140,9 @@ def of_function(where: str) -> Factory:
         except InputError:
             raise
         except Exception as error:
+            said = " ".join(f"{type(error).__name__}: {error}".split())
             raise InputError(
-                f"calibration data {where!r} failed: {type(error).__name__}: {error}",
+                f"calibration data {where!r} failed: {said}",
                 hint="it must return an iterable of dicts from input name to array",
             ) from error
 

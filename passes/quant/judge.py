@@ -77,8 +77,13 @@ class Judge:
                 return self.reference.compare(session.run).cosine
             try:
                 found = float(self.function(session.run))
-            except (TypeError, ValueError) as error:
-                raise InputError(f"{self.measure} failed: {error}") from error
+            except Exception as error:  # it is the user's, and may raise anything
+                said = " ".join(f"{type(error).__name__}: {error}".split())
+                raise InputError(
+                    f"{self.measure} failed: {said}",
+                    hint="it gets a function that runs the model on a dict of its inputs, and "
+                    "returns a number",
+                ) from error
         if not math.isfinite(found):
             raise InputError(f"{self.measure} gave {found}", hint="it has to return a number")
         return found

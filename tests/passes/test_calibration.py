@@ -88,7 +88,7 @@ def test_function_is_imported_from_the_current_folder(
         "        yield {'x': np.full((1, 3), i, np.float32), 'ids': np.array([i])}\n"
         "def broken():\n"
         "    yield from samples()\n"
-        "    raise RuntimeError('disk on fire')\n"
+        "    raise RuntimeError('disk\\non fire')\n"
         "def nothing():\n"
         "    return None\n"
     )
@@ -185,6 +185,12 @@ def test_an_empty_name_is_not_the_current_folder(
     monkeypatch.chdir(tmp_path)
     with pytest.raises(InputError, match="the name of the calibration data is empty"):
         CalibrationSource.open(where, INPUTS)
+
+
+def test_a_number_has_no_axis_of_samples(tmp_path: Path) -> None:
+    np.savez(tmp_path / "s.npz", x=np.float32(3))
+    with pytest.raises(InputError, match=r"s\.npz: x\.npy is a single number"):
+        CalibrationSource.open(str(tmp_path / "s.npz"), INPUTS)
 
 
 def test_files_that_are_not_archives_of_plain_arrays(tmp_path: Path) -> None:

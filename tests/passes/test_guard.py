@@ -129,6 +129,12 @@ def test_samples_come_from_calibration_data_where_there_is_some() -> None:
     assert (report.verification["inputs"], report.verification["samples"]) == ("calibration", 2)
 
 
+def test_a_bad_sample_behind_a_good_one_is_bad_input() -> None:
+    samples = [{"x": np.full(3, value, np.float32)} for value in (0.0, np.nan)]
+    with pytest.raises(InputError, match="sample 1: input 'x' contains NaN"):
+        burnish.optimize(_model(), Scale(), calibration=samples)
+
+
 @dataclass(frozen=True)
 class Cancel(Pass):
     """Takes m for (m + w) - w: right in real numbers, wrong in floating point."""

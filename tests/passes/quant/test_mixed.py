@@ -107,6 +107,12 @@ def accuracy(run):
 
 def nothing(run):
     return float("nan")
+
+def failing(run):
+    raise KeyError("accuracy")
+
+def feeding(run):
+    run({{"z": np.zeros((1, 32), np.float32)}})
 """
 
 
@@ -171,6 +177,12 @@ def test_bad_use(chain: ir.Model, metric: Any) -> None:
         burnish.optimize(chain, "quant", eval="a:b")
     bad = metric("task_four").replace("accuracy", "nothing")
     with pytest.raises(InputError, match="gave nan"):
+        burnish.optimize(chain, "quant", max_drop=0.01, eval=bad)
+    bad = metric("task_five").replace("accuracy", "failing")
+    with pytest.raises(InputError, match=r"task_five:failing failed: KeyError: 'accuracy'"):
+        burnish.optimize(chain, "quant", max_drop=0.01, eval=bad)
+    bad = metric("task_six").replace("accuracy", "feeding")
+    with pytest.raises(InputError, match=r"task_six:feeding failed: .*missing from input feed"):
         burnish.optimize(chain, "quant", max_drop=0.01, eval=bad)
 
 
