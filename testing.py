@@ -150,6 +150,19 @@ def assert_becomes(
     assert_same_outputs(original, model, feeds=feeds)
 
 
+def rewritten(
+    what: str | Pass | Rule, model: ir.Model, *, target: Target | None = None
+) -> ir.Model:
+    """Return what a rule or pass makes of a model, having compared the outputs of both.
+
+    The model itself stays as it is.
+    """
+    after = model.clone()
+    run_pass(what, after, target=target)
+    assert_same_outputs(model, after)
+    return after
+
+
 def assert_refuses(
     what: str | Pass | Rule, before: ir.Model, reason: str, *, target: Target | None = None
 ) -> None:

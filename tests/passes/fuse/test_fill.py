@@ -15,7 +15,7 @@ import pytest
 
 from burnish.backends.target import Target
 from burnish.passes.fuse.fill import FillChannels
-from burnish.testing import assert_refuses, assert_same_outputs, run_pass
+from burnish.testing import assert_refuses, rewritten, run_pass
 
 Freeze = Callable[..., ir.Model]
 
@@ -47,19 +47,15 @@ def test_a_pooling_between_convolutions_gets_whole_blocks(
     freeze: Freeze, body: str, filters: int
 ) -> None:
     before = _model(freeze, body, out="float[1,C,H,W] y")
-    after = before.clone()
-    run_pass(FillChannels(), after, target=_CPU)
+    after = rewritten(FillChannels(), before, target=_CPU)
     assert _outputs(after)[0] == filters
-    assert_same_outputs(before, after)
 
 
 def test_a_convolution_never_reads_less_than_a_block(freeze: Freeze) -> None:
     body = "h = Conv(x, w)  r = Relu(h)  s = Conv(r, d)  t = Relu(s)  y = Conv(t, v)"
     before = _model(freeze, body, ", float[8,12,3,3] v")
-    after = before.clone()
-    run_pass(FillChannels(), after, target=_CPU)
+    after = rewritten(FillChannels(), before, target=_CPU)
     assert _outputs(after) == [24, 16, 8]
-    assert_same_outputs(before, after)
 
 
 def test_all_readers_ignore_what_is_filled(freeze: Freeze) -> None:
@@ -69,10 +65,8 @@ def test_all_readers_ignore_what_is_filled(freeze: Freeze) -> None:
     )
     out = "float[1,8,H,W] y, float[1,4,H2,W2] q, float[1,8,H3,W3] z"
     before = _model(freeze, body, ", float[4,24,3,3] k", out)
-    after = before.clone()
-    run_pass(FillChannels(), after, target=_CPU)
+    after = rewritten(FillChannels(), before, target=_CPU)
     assert _outputs(after)[0] == 32
-    assert_same_outputs(before, after)
 
 
 _POOLED = "h = Conv(x, w, b)  p = MaxPool<kernel_shape=[2,2]>(h)  "

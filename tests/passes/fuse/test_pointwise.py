@@ -22,7 +22,13 @@ from burnish.backends.preferences import Preference
 from burnish.backends.target import Target
 from burnish.passes.fuse.pointwise import ALONE, Pointwise, ProductsToConvs
 from burnish.passes.pipeline import Pipeline
-from burnish.testing import assert_refuses, assert_same_outputs, parse, refusals, run_pass
+from burnish.testing import (
+    assert_refuses,
+    parse,
+    refusals,
+    rewritten,
+    run_pass,
+)
 
 Freeze = Callable[..., ir.Model]
 
@@ -71,12 +77,10 @@ def test_what_lies_between_products_is_in_one_layout(
     if "4" in x or "5" in x:
         body = body.replace("(c, n)", "(n, c)")
     before = _model(freeze, body, x=x, y=y)
-    after = before.clone()
-    run_pass(Pointwise(), after, target=_EAGER)
+    after = rewritten(Pointwise(), before, target=_EAGER)
     found = _counts(after)
     assert "MatMul" not in found
     assert (found["Conv"], found["Transpose"]) == (convs, 2)
-    assert_same_outputs(before, after)
 
 
 @pytest.mark.parametrize(
@@ -91,11 +95,9 @@ def test_a_row_is_a_map_of_one_pixel(freeze: Freeze, body: str) -> None:
         "g (float[1,8] x, float[12,8] w8, float[12] b, float[12,8] u) => (float[1,N] y)"
         f" {{ {body} }}"
     )
-    after = before.clone()
-    run_pass(Pointwise(), after, target=_EAGER)
+    after = rewritten(Pointwise(), before, target=_EAGER)
     found = _counts(after)
     assert (found["Gemm"], found["Unsqueeze"], found["Flatten"]) == (0, 1, 1)
-    assert_same_outputs(before, after)
 
 
 @pytest.mark.parametrize(
@@ -112,12 +114,10 @@ def test_a_flattened_map_is_convolved_as_it_is(freeze: Freeze, view: str) -> Non
         f" => (float[1,4] y) {{ {view}  m = Gemm(f, w, b)  h = Relu(m)  y = Gemm(h, u) }}",
         shape=np.array([1, -1]),
     )
-    after = before.clone()
-    run_pass(Pointwise(), after, target=_EAGER)
+    after = rewritten(Pointwise(), before, target=_EAGER)
     kernels = [node.inputs[1].shape for node in after.graph if node.op_type == "Conv"]  # type: ignore[union-attr]
     assert [tuple(shape or ()) for shape in kernels] == [(8, 4, 3, 2), (4, 8, 1, 1)]
     assert len(after.graph) == len(before.graph)
-    assert_same_outputs(before, after)
 
 
 def test_products_of_one_input_share_its_reordering(freeze: Freeze) -> None:
@@ -125,20 +125,16 @@ def test_products_of_one_input_share_its_reordering(freeze: Freeze) -> None:
         f"g (float[B,S,8] x, {_CONSTANTS}) => (float[B,S,12] y, float[B,S,12] z)"
         " { m = MatMul(x, w)  y = Add(m, b)  z = MatMul(x, g) }"
     )
-    after = before.clone()
-    run_pass(Pointwise(), after, target=_EAGER)
+    after = rewritten(Pointwise(), before, target=_EAGER)
     assert _counts(after) == {"Unsqueeze": 1, "Transpose": 3, "Conv": 2, "Squeeze": 2}
-    assert_same_outputs(before, after)
 
 
 def test_weights_of_two_products_stay_one(freeze: Freeze) -> None:
     before = _model(
         freeze, "m = MatMul(x, w)  h = Relu(m)  n = MatMul(h, u)  p = Tanh(n)  y = MatMul(p, w)"
     )
-    after = before.clone()
-    run_pass(Pointwise(), after, target=_EAGER)
+    after = rewritten(Pointwise(), before, target=_EAGER)
     assert len(after.graph.initializers) == 3  # two weights, and the axis of two views
-    assert_same_outputs(before, after)
 
 
 def test_weights_read_in_two_ways_are_written_in_two(freeze: Freeze) -> None:
@@ -152,10 +148,8 @@ def test_weights_read_in_two_ways_are_written_in_two(freeze: Freeze) -> None:
         " { f = Flatten(x)  a = Gemm(f, w)  h = Relu(a)  y = Gemm(h, w) }"
     )
     for before in (turned, flat):
-        after = before.clone()
-        run_pass(Pointwise(), after, target=_EAGER)
+        after = rewritten(Pointwise(), before, target=_EAGER)
         assert _counts(after)["Conv"] == 2
-        assert_same_outputs(before, after)
 
 
 def test_a_bias_of_more_axes_is_no_bias(freeze: Freeze) -> None:
@@ -163,10 +157,8 @@ def test_a_bias_of_more_axes_is_no_bias(freeze: Freeze) -> None:
         "g (float[2,3,5,8] x, float[8,12] w, float[1,1,1,1,12] b) => (float[1,2,3,5,12] y)"
         " { m = MatMul(x, w)  y = Add(m, b) }"
     )
-    after = before.clone()
-    run_pass(Pointwise(), after, target=_EAGER)
+    after = rewritten(Pointwise(), before, target=_EAGER)
     assert (_counts(after)["Conv"], _counts(after)["Add"]) == (1, 1)
-    assert_same_outputs(before, after)
 
 
 @pytest.mark.parametrize(
@@ -204,10 +196,8 @@ def test_refuses_other_types(freeze: Freeze) -> None:
 )
 def test_keeps_apart_what_others_read_or_make(freeze: Freeze, body: str) -> None:
     before = _model(freeze, body)
-    after = before.clone()
-    run_pass(Pointwise(), after, target=_EAGER)
+    after = rewritten(Pointwise(), before, target=_EAGER)
     assert _counts(after)["Transpose"] == 4
-    assert_same_outputs(before, after)
 
 
 def test_one_product_alone_stays_unless_measured_faster(freeze: Freeze) -> None:
@@ -263,10 +253,8 @@ def test_random_chains_keep_their_numbers(freeze: Freeze, seed: int) -> None:
     outputs = f"{shape} {made[-1][0]}, {shape} {rng.choice(made[1:-1])[0]}"
     weights = "float[8,12] w, float[12,8] u, float[12] b, float[8] d"
     before = freeze(f"g ({rank} x, {weights}) => ({outputs}) {{ {'  '.join(lines)} }}", opset=21)
-    after = before.clone()
-    run_pass(Pointwise(), after, target=_EAGER)
+    after = rewritten(Pointwise(), before, target=_EAGER)
     assert _counts(after)["MatMul"] == 0
-    assert_same_outputs(before, after)
 
 
 _BEFORE = "m = MatMul(x, w)  r = Relu(m)"
@@ -279,10 +267,8 @@ def test_readers_before_the_last_bias_find_what_they_read(freeze: Freeze) -> Non
         f" {{ {_BEFORE}  n = MatMul(r, u)  o = MatMul(r, v)  p = Relu(o)  z = Neg(p)"
         "  y = Add(n, d) }"
     )
-    after = before.clone()
-    run_pass(Pointwise(), after, target=_EAGER)
+    after = rewritten(Pointwise(), before, target=_EAGER)
     assert "MatMul" not in _counts(after)
-    assert_same_outputs(before, after)
 
 
 _CHOICE = (
@@ -301,10 +287,8 @@ def test_products_of_a_branch_are_not_beside_those_outside(
         f" => (float[B,S,8] y, float[B,S,8] z) {{ {_BEFORE}  {body} }}",
         q=np.array(chosen),
     )
-    after = before.clone()
-    run_pass(Pointwise(), after, target=_EAGER)
+    after = rewritten(Pointwise(), before, target=_EAGER)
     assert (_counts(after)["MatMul"], _counts(after)["Conv"]) == (0, 2)
-    assert_same_outputs(before, after)
 
 
 def test_a_loop_does_not_take_in_what_is_computed_once(freeze: Freeze) -> None:
@@ -315,10 +299,8 @@ def test_a_loop_does_not_take_in_what_is_computed_once(freeze: Freeze) -> None:
         " { on = Identity(go)  o = MatMul(r, u)  sum = Add(s, o) }> }",
         n=np.array(3),
     )
-    after = before.clone()
-    run_pass(Pointwise(), after, target=_EAGER)
+    after = rewritten(Pointwise(), before, target=_EAGER)
     assert _counts(after)["Conv"] == 1
-    assert_same_outputs(before, after)
 
 
 def test_each_product_is_refused_once(freeze: Freeze) -> None:
