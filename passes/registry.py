@@ -60,6 +60,7 @@ BUILT_IN: dict[str, str] = {
     "lower": "burnish.passes.fuse.lower:Lower",
     "pointwise": "burnish.passes.fuse.pointwise:Pointwise",
     "block-residuals": "burnish.passes.fuse.residual:BlockResiduals",
+    "order-branches": "burnish.passes.fuse.order:OrderBranches",
     "products-to-convs": "burnish.passes.fuse.pointwise:ProductsToConvs",
     "convs-to-products": "burnish.passes.fuse.rows:ConvsToProducts",
     "keep-apart": "burnish.passes.fuse.apart:KeepApart",
@@ -119,7 +120,7 @@ def lookup(name: str) -> type[Pass]:
 
 def nearest(word: str, candidates: tuple[str, ...]) -> str:
     """Return a hint that names the candidate most like `word`, or all of them."""
-    close = difflib.get_close_matches(word, candidates, n=1)
+    close = difflib.get_close_matches(word.lower(), candidates, n=1)
     return f"did you mean {close[0]!r}?" if close else f"known: {', '.join(candidates)}"
 
 

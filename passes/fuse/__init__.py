@@ -41,6 +41,7 @@ class Fuse(Group):
         from burnish.passes.fuse.lower import Lower
         from burnish.passes.fuse.merge import MergeProducts
         from burnish.passes.fuse.norm import FuseNorm
+        from burnish.passes.fuse.order import OrderBranches
         from burnish.passes.fuse.pad import FusePad
         from burnish.passes.fuse.pointwise import Pointwise
         from burnish.passes.fuse.quantized import FuseQuantized
@@ -77,4 +78,5 @@ class Fuse(Group):
             Cleanup(),
             Pointwise(),
             BlockResiduals(),
+            OrderBranches(),
         )
