@@ -21,28 +21,23 @@ from burnish.testing import refusals, rewrites, run_pass
 Build = Any
 Error = Any
 
-# What comes in int8 lets the passes know that others of the model are; two blocks, one after the
-# other, each with a depthwise convolution and a gate.
-TEXT = """g (float[N,24,8,8] x) => (float[N,24,8,8] y) {
+# A depthwise convolution and a gate, between two products.
+BLOCK = """
+    a{i} = Conv({x}, e{i}, f{i})
+    r{i} = Relu(a{i})
+    d{i} = Conv <group = 48, pads = [1, 1, 1, 1]> (r{i}, k{i}, l{i})
+    m{i} = GlobalAveragePool(d{i})
+    g{i} = Conv(m{i}, w{i}, v{i})
+    h{i} = Sigmoid(g{i})
+    p{i} = Mul(d{i}, h{i})
+    {y} = Conv(p{i}, c{i}, o{i})"""
+# What comes in int8 lets the passes know that others of the model are.
+TEXT = f"""g (float[N,24,8,8] x) => (float[N,24,8,8] y) {{
     q = QuantizeLinear(x, s, z)
     i = DequantizeLinear(q, s, z)
-    a1 = Conv(i, e1, f1)
-    r1 = Relu(a1)
-    d1 = Conv <group = 48, pads = [1, 1, 1, 1]> (r1, k1, l1)
-    m1 = GlobalAveragePool(d1)
-    g1 = Conv(m1, w1, v1)
-    h1 = Sigmoid(g1)
-    p1 = Mul(d1, h1)
-    b1 = Conv(p1, c1, o1)
-    a2 = Conv(b1, e2, f2)
-    r2 = Relu(a2)
-    d2 = Conv <group = 48, pads = [1, 1, 1, 1]> (r2, k2, l2)
-    m2 = GlobalAveragePool(d2)
-    g2 = Conv(m2, w2, v2)
-    h2 = Sigmoid(g2)
-    p2 = Mul(d2, h2)
-    y = Conv(p2, c2, o2)
-}"""
+    {BLOCK.format(i=1, x="i", y="b")}
+    {BLOCK.format(i=2, x="b", y="y")}
+}}"""
 SHAPES = {
     **{f"e{i}": (48, 24, 1, 1) for i in (1, 2)},
     **{f"k{i}": (48, 1, 3, 3) for i in (1, 2)},
