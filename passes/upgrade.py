@@ -58,7 +58,7 @@ class Upgrade(Pass):
         where = f"opset {current} -> {wanted}"
         try:
             change = plan(model, wanted)
-            _check_runs(model, current, wanted, ctx.target)
+            check_runs(model, current, wanted, ctx.target)
         except CannotUpgrade as error:
             ctx.refuse("upgrade-opset", where, str(error))
             ctx.warn(f"the model stays at opset {current}: {error}")
@@ -77,7 +77,7 @@ def _auto(model: ir.Model, target: Target) -> int:
     return wanted
 
 
-def _check_runs(model: ir.Model, old: int, new: int, target: Target) -> None:
+def check_runs(model: ir.Model, old: int, new: int, target: Target) -> None:
     """Refuse what the target runs at the old opset and would not run at the new one.
 
     ONNX Runtime expands an operator without a kernel by its function, which it takes only at opsets

@@ -14,7 +14,7 @@ import onnx_ir as ir
 from burnish.passes.base import Pass
 from burnish.passes.context import PassContext
 from burnish.passes.conversion import OLDEST, CannotUpgrade
-from burnish.passes.upgrade import plan
+from burnish.passes.upgrade import check_runs, plan
 
 SINCE = 23
 """Operator set of Attention, RotaryEmbedding and RMSNormalization."""
@@ -39,6 +39,7 @@ class AttentionOpset(Pass):
             return
         try:
             change = plan(model, SINCE)
+            check_runs(model, current, SINCE, target)
         except CannotUpgrade as error:
             ctx.refuse(self.name, where, str(error))
             return

@@ -191,6 +191,15 @@ def test_the_operator_set_stays_where_attention_is_not_wanted() -> None:
     assert_refuses("attention-opset", model, "no faster fused", target=WANTS_NONE)
 
 
+def test_the_operator_set_stays_where_the_target_would_not_run_all_of_it() -> None:
+    model = parse(
+        "g (float[2,3] x, float[3,2] v) => (float[2,2] y)"
+        " { p = Softmax(x) m = MatMul(p, v) r = RandomNormalLike<scale=0.0>(m) y = Add(m, r) }"
+    )
+    reason = "target cpu does not run RandomNormalLike of float at 23"
+    assert_refuses("attention-opset", model, reason, target=WANTS)
+
+
 def test_the_operator_set_of_a_classifier_stays() -> None:
     model = parse(
         "g (float[2,3,1,1] x) => (float[2,3] y) <int64[2] s = {2, 3}>"
