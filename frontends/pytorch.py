@@ -89,14 +89,15 @@ def load(source: object) -> Loaded:
         InputError: the source cannot be imported or exported.
         VerificationError: the exported model computes something else than the module.
     """
+    named = isinstance(source, str) and is_reference(source)
+    if isinstance(source, (str, os.PathLike)) and not named:
+        path = Path(os.fsdecode(source))
+        return _export_program(_read_program(path), os.fspath(path), path)
     torch = require("torch", extra="torch")
     if isinstance(source, torch.export.ExportedProgram):
         return _export_program(source, "exported program", None)
     if isinstance(source, str) and is_reference(source):
         return export(_call(source), where=source)
-    if isinstance(source, (str, os.PathLike)):
-        path = Path(os.fsdecode(source))
-        return _export_program(_read_program(path), os.fspath(path), path)
     if isinstance(source, torch.nn.Module):
         raise InputError(
             f"a {type(source).__name__} cannot be exported without example inputs",
@@ -186,9 +187,9 @@ def _rest(example: Example) -> tuple[Any, ...]:
 
 
 def _read_program(path: Path) -> Any:
-    torch = require("torch", extra="torch")
     if not path.is_file():
         raise InputError(f"{path} does not exist", hint="check the path")
+    torch = require("torch", extra="torch")
     try:
         with _quiet():
             return torch.export.load(path)

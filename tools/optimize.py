@@ -33,6 +33,7 @@ _EPILOG = (
 @click.command(
     name="optimize", epilog=_EPILOG, context_settings={"help_option_names": ["-h", "--help"]}
 )
+@click.version_option(package_name="burnish")
 @click.argument("model")
 @click.option("-o", "--output", help="Where to write; default MODEL.opt.onnx. DIR/: --artifact.")
 @artifact_options

@@ -13,6 +13,7 @@ from burnish.tools.cli import debug_option
 @debug_option
 def command(name: str | None) -> None:
     """List the passes, or show the options and rules of the pass NAME."""
+    from burnish.errors import InputError
     from burnish.passes import registry
     from burnish.tools import reference
     from burnish.tools.present import show, table
@@ -20,7 +21,14 @@ def command(name: str | None) -> None:
     if name is not None:
         click.echo(reference.describe(registry.lookup(name)))
         return
-    rows = [(each, reference.summary(registry.lookup(each))) for each in registry.names()]
+
+    def summary(each: str) -> str:
+        try:
+            return reference.summary(registry.lookup(each))
+        except InputError as error:  # a broken plugin; the other passes are there all the same
+            return f"({error})"
+
+    rows = [(each, summary(each)) for each in registry.names()]
     made = table("passes", ("name", "what it does"), rows)
     made.columns[1].justify = "left"
     show(made)

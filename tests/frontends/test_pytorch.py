@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import hashlib
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -206,6 +207,14 @@ def test_a_file_that_is_no_exported_program(tmp_path: Path) -> None:
     path.write_bytes(b"nothing of the kind")
     with pytest.raises(InputError, match=r"m\.pt2 is not an exported program"):
         load(path)
+
+
+def test_a_file_that_is_missing_matters_before_torch_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "torch", None)
+    with pytest.raises(InputError, match=r"m\.pt2 does not exist"):
+        load(tmp_path / "m.pt2")
 
 
 def test_objects_of_torch(example: Example) -> None:

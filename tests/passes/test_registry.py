@@ -49,7 +49,13 @@ def test_listing_names_imports_no_pass() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "hint"), [("prun", "did you mean 'prune'?"), ("qqqq", "known: "), ("", "known: ")]
+    ("name", "hint"),
+    [
+        ("prun", "did you mean 'prune'?"),
+        ("FUSE", "did you mean 'fuse'?"),
+        ("qqqq", "known: "),
+        ("", "known: "),
+    ],
 )
 def test_an_unknown_name_is_an_error_with_the_nearest(name: str, hint: str) -> None:
     with pytest.raises(InputError, match="unknown pass") as caught:
@@ -243,6 +249,10 @@ def test_a_broken_plugin_is_one_line(theirs: Plugins, name: str, message: str) -
 def test_a_broken_plugin_does_not_break_the_others(theirs: Plugins) -> None:
     done = theirs.python("from burnish.passes import registry", "registry.lookup('their-rule')")
     assert done.returncode == 0, done.stderr
+    done = theirs.run(sys.executable, "-c", "from burnish.tools.cli import main; main()", "passes")
+    assert done.returncode == 0, done.stderr
+    assert "their-rule" in done.stdout
+    assert "their-absent" in done.stdout
 
 
 @pytest.mark.parametrize(

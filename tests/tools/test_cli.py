@@ -10,6 +10,7 @@ import subprocess
 import sys
 import sysconfig
 from collections.abc import Callable
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -98,6 +99,11 @@ def test_console_scripts_are_installed(script: str) -> None:
     path = Path(sysconfig.get_path("scripts")) / script
     done = subprocess.run([path, "--help"], check=True, capture_output=True, text=True)
     assert "Usage:" in done.stdout
+
+
+def test_both_scripts_tell_the_version(optimize: Run, burnish: Run) -> None:
+    assert optimize("--version").out == f"optimize, version {metadata.version('burnish')}\n"
+    assert burnish("--version").out == f"burnish, version {metadata.version('burnish')}\n"
 
 
 def test_a_process_that_leaves_has_done_and_said_all() -> None:
