@@ -48,8 +48,8 @@ class Binding:
 
         from burnish.backends.onnxruntime import explain
 
-        known = {spec.name for spec in session.inputs}
-        for name in known ^ feeds.keys():
+        known = [spec.name for spec in session.inputs]
+        for name in sorted(set(known) ^ feeds.keys()):
             problem = "is missing" if name in known else "is not one"
             raise InputError(f"input {name!r} {problem}", hint=f"inputs: {', '.join(known)}")
         self._session = session.inner

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -118,12 +118,12 @@ def find(
     removed = _removed(new)
     if not removed:
         raise CannotMeasure("nothing is removed")
-    inside = {*removed, *made}
+    inside = dict.fromkeys((*removed, *made))
     shared, constant = _computed_once(removed, made)
     if any(value.producer() in shared for pair in pairs for value in pair):
         shared.clear()
     margin = _margin(new, removed, inside)
-    exits = tuple(_exits({*removed, *margin}, {*inside, *margin}, new))
+    exits = tuple(_exits((*removed, *margin), {*inside, *margin}, new))
     if not exits:
         raise CannotMeasure("nothing uses it")
     before = Part({*removed, *margin} - shared, {}, exits)
@@ -215,19 +215,19 @@ def _is_shared(value: ir.Value, removed: Collection[ir.Node], made: Collection[i
 
 
 def _margin(
-    new: Mapping[ir.Value, ir.Value], removed: Collection[ir.Node], core: Iterable[ir.Node]
-) -> set[ir.Node]:
-    """Return the nodes around a region that only move data, and only its data."""
+    new: Mapping[ir.Value, ir.Value], removed: Collection[ir.Node], core: Collection[ir.Node]
+) -> dict[ir.Node, None]:
+    """Return the nodes around a region that only move data, and only its data; in order."""
     inside = set(core)
-    margin: set[ir.Node] = set()
-    pending = [value for node in inside for value in node.inputs]
+    margin: dict[ir.Node, None] = {}
+    pending = [value for node in core for value in node.inputs]
     while pending and len(margin) < MAX_NODES:
         value = pending.pop()
         node = None if value is None else value.producer()
         if node is None or node in inside or not _moves(node, removed):
             continue
         if _used_only_by(node.outputs[0], inside):
-            margin.add(node)
+            margin[node] = None
             inside.add(node)
             pending += node.inputs
     below = list(new)
@@ -238,7 +238,7 @@ def _margin(
             continue
         (user,) = users
         if user not in inside and _moves(user, removed) and user.inputs[0] is value:
-            margin.add(user)
+            margin[user] = None
             inside.add(user)
             below.append(user.outputs[0])
     return margin

@@ -39,7 +39,8 @@ def test_bound_runs_give_what_runs_do_and_inputs_can_be_set_anew() -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"s": None}, "input 's' is missing"),
+        ({"s": None}, "input 's' is missing; inputs: x, s"),
+        ({"x": None, "s": None}, "input 's' is missing"),
         ({"t": np.ones(1, np.float32)}, "input 't' is not one"),
     ],
 )

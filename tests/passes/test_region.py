@@ -134,6 +134,18 @@ def test_the_margin_is_what_moves_data_around_it() -> None:
     assert operators(sides.before)["Reshape"] == 1
 
 
+def test_a_margin_that_is_cut_short_is_the_same_each_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("burnish.passes.region.MAX_NODES", 3)
+    turns = " ".join(f"{n}{i + 1} = Transpose({n}{i})" for n in "km" for i in range(4))
+    text = (
+        "g (float[5,6] q, float[6,5] k0, float[5,5] m0) => (float[5,5] y)"
+        f" {{ {turns}  s = MatMul(q, k4)  a = Add(s, m4)  y = Softmax(a) }}"
+    )
+    found = [regions(swapped_scores, parse(text))[0] for _ in range(12)]
+    assert len({sides.region.key for sides in found}) == 1
+    assert operators(found[0].before)["Transpose"] == 3
+
+
 @rule
 def doubled(op: Any, x: Any, w: Any = const()) -> Any:
     """MatMul(Neg(x), w) -> MatMul(x, -w), unfolded."""
