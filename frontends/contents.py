@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 
 _DAMAGED = "the file is damaged or badly made; export it again"
 _FIELDS = ("float_data", "int32_data", "int64_data", "double_data", "uint64_data", "string_data")
-_TENSOR, _GRAPH = 4, 5  # onnx.AttributeProto.TENSOR and GRAPH
+_STRING, _TENSOR, _GRAPH = 3, 4, 5  # onnx.AttributeProto.STRING and so on
+_STANDARD = ("", "ai.onnx")
 _LARGEST = 2**63 - 1  # what ONNX has for a number of elements
 _SMALL = 2**20  # bytes of data that are copied at no cost
 
@@ -72,6 +73,11 @@ def _attribute(
         raise InputError(f"{of} has no type", hint=_DAMAGED)
     if attribute.ref_attr_name:
         return
+    if attribute.type == _STRING and node.domain in _STANDARD:  # others may hold what they like
+        try:
+            attribute.s.decode()
+        except UnicodeDecodeError as error:
+            raise InputError(f"{of} is no text in UTF-8", hint=_DAMAGED) from error
     for tensor in (*([attribute.t] if attribute.type == _TENSOR else ()), *attribute.tensors):
         _tensor(tensor, of, small)
     for graph in (*([attribute.g] if attribute.type == _GRAPH else ()), *attribute.graphs):

@@ -59,6 +59,10 @@ def _untyped_attribute(proto: onnx.ModelProto) -> None:
     proto.graph.node[2].attribute.add(name="mode")
 
 
+def _mode_of_bytes(proto: onnx.ModelProto) -> None:
+    proto.graph.node[2].attribute.add(name="mode", type=3, s=b"\xff")
+
+
 def _constant_cut_short(proto: onnx.ModelProto) -> None:
     del proto.graph.node[1].attribute[0].t.int32_data[:]
 
@@ -71,6 +75,7 @@ def _constant_cut_short(proto: onnx.ModelProto) -> None:
             r"'w' holds 40 bytes; FLOAT of shape \[4, 3\] takes 48",
         ),
         (_as_numbers, "'w' holds 11 numbers; FLOAT"),
+        (_mode_of_bytes, "'mode' of Relu node 'y' is no text in UTF-8"),
         (_constant_cut_short, "'value' of Constant node 'c' holds 0 numbers; INT4 .* takes 2"),
         (lambda p: setattr(weights(p), "data_type", 0), "'w' has no known type, but 0"),
         (lambda p: setattr(weights(p), "data_type", 99), "'w' has no known type, but 99"),
