@@ -63,7 +63,7 @@ def _(op: Any, x: Any, b: Any = const(), c: Any = const()) -> Any:
 
 @rule(opset=(7, None))
 def fold_batch_norm_after(op: Any, x: Any) -> Any:
-    """Fold BatchNormalization(W x + b) into W' x + b'."""
+    """Fold BatchNormalization(W x + b), of its rows too, into W' x + b'."""
     y = op.one_of(*LINEAR)(x, _more=True, _bind="linear")
     return op.BatchNormalization(y, _more=True, _bind="affine")
 
@@ -71,6 +71,19 @@ def fold_batch_norm_after(op: Any, x: Any) -> Any:
 @fold_batch_norm_after.also
 def _(op: Any, x: Any, b: Any = const()) -> Any:
     y = op.Add(op.MatMul(x, _more=True, _bind="linear"), b, _bind="biased")
+    return op.BatchNormalization(y, _more=True, _bind="affine")
+
+
+@fold_batch_norm_after.also
+def _(op: Any, x: Any, shape: Any) -> Any:
+    y = op.Reshape(op.MatMul(x, _more=True, _bind="linear"), shape, _bind="view")
+    return op.BatchNormalization(y, _more=True, _bind="affine")
+
+
+@fold_batch_norm_after.also
+def _(op: Any, x: Any, shape: Any, b: Any = const()) -> Any:
+    y = op.Add(op.MatMul(x, _more=True, _bind="linear"), b, _bind="biased")
+    y = op.Reshape(y, shape, _bind="view")
     return op.BatchNormalization(y, _more=True, _bind="affine")
 
 
@@ -92,7 +105,30 @@ def _after(
     return read.fold(op, x, after=after)
 
 
-fold_batch_norm_after.rewrite(_after)
+@fold_batch_norm_after.rewrite
+def _(
+    op: Builder,
+    x: Operand,
+    b: Operand | None,
+    shape: Operand | None,
+    linear: ir.Node,
+    biased: ir.Node | None,
+    view: ir.Node | None,
+    affine: ir.Node,
+) -> Replacement:
+    if view is None:
+        return _after(op, x, b, linear, biased, affine)
+    read = linear_of(op, linear, added=b)
+    if not read:
+        return read
+    rows = Operand(view.outputs[0]).dims
+    if rows is None or len(rows) != 2 or rows[1] != read.outputs.size:
+        return NoMatch("what views the rows does not keep the channels last")
+    after = affine_of(op, affine, view.outputs[0], Channels(read.outputs.size, 1, 2))
+    if not after:
+        return after
+    folded = read.fold(op, x, after=after)
+    return folded if isinstance(folded, NoMatch) else op.like(view, folded, shape)
 
 
 # --- before ------------------------------------------------------------------------------------

@@ -108,6 +108,31 @@ def test_batch_norm_after_is_refused(freeze: Freeze, body: str, reason: str) -> 
     assert_refuses(fold_batch_norm_after, freeze("g " + body.format(BATCH_NORM)), reason)
 
 
+_ROWS = "int64[2] rows = {-1, 6}, int64[3] back = {2, 5, 6}"
+_THREE_AXES = f"g (float[2,5,4] x, float[4,6] w, {BATCH_NORM}) => (float[2,5,6] y) <{_ROWS}>"
+_FLAT = "r = Reshape(t, rows)  n = BatchNormalization(r, g, b, m, v)  y = Reshape(n, back)"
+
+
+@pytest.mark.parametrize(
+    ("body", "left"),
+    [
+        (f"{{ t = MatMul(x, w)  {_FLAT} }}", ["MatMul", "Add"]),
+        (f"{{ s = MatMul(x, w)  t = Add(s, m)  {_FLAT} }}", ["MatMul", "Add"]),
+    ],
+)
+def test_batch_norm_of_rows_goes_into_the_product_of_three_axes(
+    freeze: Freeze, body: str, left: list[str]
+) -> None:
+    assert_becomes("fuse-affine", freeze(_THREE_AXES + body), [*left, "Reshape", "Reshape"])
+
+
+def test_batch_norm_of_rows_that_are_cut_otherwise_stays(freeze: Freeze) -> None:
+    text = f"g (float[3,2,2] x, float[2,2] w, {BATCH_NORM}) => (float[2,6] y)"
+    text += " <int64[2] rows = {2, 6}>"
+    text += "{ t = MatMul(x, w)  r = Reshape(t, rows)  y = BatchNormalization(r, g, b, m, v) }"
+    assert_refuses(fold_batch_norm_after, freeze(text), "does not keep the channels")
+
+
 def test_a_negative_variance_is_refused(freeze: Freeze) -> None:
     model = freeze(
         f"g (float[2,4,7] x, float[6,4,3] w, {BATCH_NORM}) => (float[2,6,5] y)"
