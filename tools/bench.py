@@ -45,7 +45,13 @@ if TYPE_CHECKING:
 @click.option("--budget", type=click.FloatRange(min=0), default=60.0, help="Seconds at most.")
 @click.option("--dim", "given", multiple=True, metavar="NAME=N", help="Size of a named dimension.")
 @click.option("--batch", metavar="N,N,...", help="Batch sizes: of the first axis of the inputs.")
-@click.option("--seed", type=int, default=0, show_default=True, help="Seed of the random inputs.")
+@click.option(
+    "--seed",
+    type=click.IntRange(min=0),
+    default=0,
+    show_default=True,
+    help="Seed of the random inputs.",
+)
 @click.option("--memory", is_flag=True, help="Measure peak memory too, each in its own process.")
 @click.option("--profile", is_flag=True, help="Show the time of each kind of operator.")
 @click.option("--plot", metavar="P.svg", help="Write what is shown as a picture.")

@@ -32,7 +32,13 @@ if TYPE_CHECKING:
 @click.option("--disable", multiple=True, metavar="NAME", help="Hold back a pass or rule (glob).")
 @click.option("--no-measure", is_flag=True, help="Decide by the recorded table, not by timing.")
 @click.option("--decisions", metavar="R.json", help="Decide as an earlier report says.")
-@click.option("--seed", type=int, default=0, show_default=True, help="Seed of random choices.")
+@click.option(
+    "--seed",
+    type=click.IntRange(min=0),
+    default=0,
+    show_default=True,
+    help="Seed of random choices.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
 @debug_option
 def command(

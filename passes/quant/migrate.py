@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx_ir as ir
@@ -21,9 +22,11 @@ from burnish.errors import InputError
 from burnish.passes.constant import as_array, is_constant
 from burnish.passes.context import PassContext
 from burnish.passes.quant.insert import add_initializer, drop_unused, make_node
-from burnish.passes.reconstruct.layer import Layer, layers_of
 from burnish.passes.shapes import infer_shapes
 from burnish.passes.sketch import Array
+
+if TYPE_CHECKING:
+    from burnish.passes.reconstruct.layer import Layer
 
 _NORMS = frozenset({"LayerNormalization", "RMSNormalization", "SimplifiedLayerNormalization"})
 _PASSING = frozenset({"Relu", "LeakyRelu", "PRelu", "Identity"})
@@ -208,6 +211,9 @@ def sites_of(
         InputError: there are places, but no calibration data.
     """
     infer_shapes(model)
+    # Layers are made of what this package has: imported first, they would find it half made.
+    from burnish.passes.reconstruct.layer import layers_of
+
     layers = layers_of(
         model,
         lambda node, reason: ctx.refuse(rule, node, reason),

@@ -101,6 +101,13 @@ def test_console_scripts_are_installed(script: str) -> None:
     assert "Usage:" in done.stdout
 
 
+@pytest.mark.parametrize("command", ["bench", "bisect"])
+def test_a_negative_seed_is_bad_usage(burnish: Run, model: Path, command: str) -> None:
+    result = burnish(command, model, "--seed", -1)
+    assert result.code == 2
+    assert "--seed" in result.err
+
+
 def test_both_scripts_tell_the_version(optimize: Run, burnish: Run) -> None:
     assert optimize("--version").out == f"optimize, version {metadata.version('burnish')}\n"
     assert burnish("--version").out == f"burnish, version {metadata.version('burnish')}\n"
