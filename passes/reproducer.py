@@ -129,6 +129,7 @@ def _content(model: ir.Model) -> bytes | None:
                 value.const_value = ir.tensor(zeros, dtype=tensor.dtype, name=tensor.name)
             elif isinstance(tensor, ir.ExternalTensor):
                 value.const_value = ir.tensor(tensor.numpy(), dtype=tensor.dtype, name=tensor.name)
-        return ir.to_proto(whole).SerializeToString(deterministic=True)
+        content: bytes = ir.to_proto(whole).SerializeToString(deterministic=True)
+        return content
     except Exception:  # whatever is wrong with it, the error at hand is the one to tell
         return None
