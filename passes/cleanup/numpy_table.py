@@ -35,7 +35,8 @@ def _ints(node: ir.Node, name: str, given: Array | None) -> tuple[int, ...] | No
 
 def _numeric(*types: np.dtype[Any]) -> None:
     """Insist on NumPy's own numbers; bfloat16 and the like are extensions."""
-    if not all(dtype.kind in "biuf" and dtype.isbuiltin == 1 for dtype in types):
+    # 2 is an extension; 1 only where the type is the very object, which one read from bytes is not.
+    if not all(dtype.kind in "biuf" and dtype.isbuiltin != 2 for dtype in types):
         raise Undecided("not a type of NumPy's own")
 
 

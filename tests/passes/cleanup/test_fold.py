@@ -6,11 +6,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import onnx
 import onnx_ir as ir
 import pytest
 
 from burnish.passes.cleanup import evaluate, numpy_table
 from burnish.passes.cleanup.fold import Fold
+from burnish.passes.constant import as_array
 from burnish.testing import (
     assert_refuses,
     assert_same_outputs,
@@ -109,6 +111,21 @@ def test_is_refused(expression: str, reason: str) -> None:
         f"{{ a = {expression.replace('Expand(w', 'Expand(half')}  y = Identity(a)  x2 = Abs(x) }}"
     )
     assert_refuses("fold", before, reason)
+
+
+@pytest.mark.parametrize(("operator", "wanted"), [("Div", 8), ("Mod", 1)])
+def test_whole_numbers_stored_as_bytes_are_divided(operator: str, wanted: int) -> None:
+    model = parse(
+        "g (int64[2] x) => (y) <int64 a = {57}, int64 b = {7}> "
+        f"{{ c = {operator}(a, b)  y = Add(x, c) }}"
+    )
+    for value in model.graph.initializers.values():  # as files have it; its bytes have an order
+        assert value.const_value is not None
+        proto = onnx.numpy_helper.from_array(value.const_value.numpy(), value.name)
+        value.const_value = ir.from_proto(proto)
+    run_pass("fold", model)
+    (add,) = model.graph
+    assert as_array(add.inputs[1]) == wanted
 
 
 def test_a_large_array_that_shrinks_again_is_folded() -> None:
