@@ -14,18 +14,7 @@ from dataclasses import dataclass, fields
 from typing import ClassVar
 
 from burnish.passes.base import Group, Pass
-from burnish.passes.fuse.rows import ConvsToProducts
-from burnish.passes.quant.balance import Balance
-from burnish.passes.quant.dynamic import QuantDynamic
-from burnish.passes.quant.implied import DropImplied
-from burnish.passes.quant.mixed import MixedPrecision
-from burnish.passes.quant.ready import is_quantized
 from burnish.passes.quant.recipe import Recipe
-from burnish.passes.quant.static import QuantStatic
-from burnish.passes.quant.tables import QuantTables
-from burnish.passes.quant.widen import NarrowDepthwise, WidenDepthwise
-
-__all__ = ["MixedPrecision", "Quant", "QuantDynamic", "QuantStatic", "QuantTables", "is_quantized"]
 
 
 @dataclass(frozen=True)
@@ -46,6 +35,13 @@ class Quant(Recipe, Group):
 
     def expand(self) -> tuple[Pass, ...]:
         """Return the members: what stays float is found, the rest quantized, and all made short."""
+        # Some take parts of other folders, which take parts of this one.
+        from burnish.passes.fuse.rows import ConvsToProducts
+        from burnish.passes.quant.balance import Balance
+        from burnish.passes.quant.implied import DropImplied
+        from burnish.passes.quant.mixed import MixedPrecision
+        from burnish.passes.quant.widen import NarrowDepthwise, WidenDepthwise
+
         options = {item.name: getattr(self, item.name) for item in fields(self)}
         search: tuple[Pass, ...] = (MixedPrecision(**options),)
         if self.mode != "dynamic":

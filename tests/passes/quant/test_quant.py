@@ -17,7 +17,8 @@ import burnish
 from burnish.backends.onnxfile import save
 from burnish.passes.calibration import CalibrationSource
 from burnish.passes.pipeline import Pipeline
-from burnish.passes.quant import Quant, is_quantized
+from burnish.passes.quant import Quant
+from burnish.passes.quant.ready import is_quantized
 from burnish.testing import parse, rewrites, run_pass, structural_difference
 
 Build = Any
