@@ -122,7 +122,7 @@ def test_whole_numbers_stored_as_bytes_are_divided(operator: str, wanted: int) -
     for value in model.graph.initializers.values():  # as files have it; its bytes have an order
         assert value.const_value is not None
         proto = onnx.numpy_helper.from_array(value.const_value.numpy(), value.name)
-        value.const_value = ir.from_proto(proto)
+        value.const_value = ir.serde.deserialize_tensor(proto)
     run_pass("fold", model)
     (add,) = model.graph
     assert as_array(add.inputs[1]) == wanted
