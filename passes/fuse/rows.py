@@ -22,6 +22,7 @@ from burnish.passes.context import PassContext
 from burnish.passes.edit import use_count
 from burnish.passes.fuse.chain import TO_FRONT, front_of, is_elementwise, makes_map_of_rows
 from burnish.passes.proposal import Proposal
+from burnish.passes.quant.ready import passed_through
 from burnish.passes.rule import Builder
 from burnish.passes.shapes import infer_shapes
 
@@ -38,8 +39,6 @@ class ConvsToProducts(Pass):
 
     def apply(self, model: ir.Model, ctx: PassContext) -> None:
         """Go through the main graph and its subgraphs, unless the model is quantized already."""
-        from burnish.passes.quant.ready import passed_through  # its package imports this module
-
         if passed_through(model, ctx):
             return
         infer_shapes(model)
