@@ -39,6 +39,9 @@ OTHER_IO = "burnish.other_io"
 
 # Enough to meet different values; few enough to stay a small part of a build.
 _SAMPLES = 4
+# Random numbers that tell functions apart, and runs at most to have so many: the sign of one number
+# hides the difference of Abs and Relu.
+_NUMBERS, _RUNS = 32, 8
 # Passes a message names one by one.
 _NAMED = 4
 
@@ -147,6 +150,12 @@ class Guard(Instrument):
                     continue
                 self._original.append(session.run(feeds))
                 self._feeds.append(feeds)
+        drawn = sum(array.size for feeds in self._feeds for array in feeds.values())
+        while 0 < drawn < _NUMBERS and len(self._feeds) < _RUNS:
+            feeds = random_feeds(session, self.seed + 1 + len(self._feeds), first.sizes)
+            self._original.append(session.run(feeds))
+            self._feeds.append(feeds)
+            drawn += sum(array.size for array in feeds.values())
 
     def _give_up(self, error: BurnishError, *, ran: bool = False) -> None:
         self._unchecked = f"the original model does not run: {error}"
