@@ -94,7 +94,7 @@ def optimize(
         verify: Check structure and numbers after "each" pass, at the "end", or not at all ("off").
         max_error: Largest relative RMS error of the outputs allowed, against the original.
         max_drop: Largest relative drop of `eval` allowed: `quant` leaves float what costs more. See
-            `burnish.passes.quant.mixed`.
+            `burnish.passes.quant.search.mixed`.
         eval: `module:function` that scores a model, given a function that runs it on feeds; higher
             is better. By default, agreement with the float model on held-out calibration samples.
         best_effort: Let passes that cannot meet their budget go as far as they can, with a warning.

@@ -110,8 +110,8 @@ def calibrate_by_burnish(path: str, count: int) -> None:
     """Find the ranges of all float values."""
     from burnish import frontends
     from burnish.passes.calibration import CalibrationSource
-    from burnish.passes.quant.observers import Percentile
-    from burnish.passes.quant.ranges import calibrate, float_values
+    from burnish.passes.quant.calibration.observers import Percentile
+    from burnish.passes.quant.calibration.ranges import calibrate, float_values
     from burnish.passes.shapes import infer_shapes
 
     model = frontends.load(path).model

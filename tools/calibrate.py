@@ -14,8 +14,8 @@ from burnish.errors import InputError
 from burnish.tools.cli import debug_option
 
 if TYPE_CHECKING:
-    from burnish.passes.quant.collect import Progress
-    from burnish.passes.quant.ranges import Ranges
+    from burnish.passes.quant.calibration.collect import Progress
+    from burnish.passes.quant.calibration.ranges import Ranges
 
 _METHODS = ["minmax", "average", "percentile", "entropy", "mse"]
 
@@ -127,9 +127,9 @@ def find(
     """
     from burnish import api, frontends
     from burnish.passes.calibration import CalibrationSource
-    from burnish.passes.quant.collect import Checkpoint
-    from burnish.passes.quant.observers import observer
-    from burnish.passes.quant.ranges import calibrate, fed_to_channels, float_values
+    from burnish.passes.quant.calibration.collect import Checkpoint
+    from burnish.passes.quant.calibration.observers import observer
+    from burnish.passes.quant.calibration.ranges import calibrate, fed_to_channels, float_values
     from burnish.passes.quant.ready import is_quantized
     from burnish.passes.shapes import infer_shapes
 

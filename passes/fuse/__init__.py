@@ -1,5 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Fusion: what exporters spell out in many small operators becomes one that the target has."""
+"""Fusion: what exporters spell out in many small operators becomes one that the target has.
+
+attention/    scores, masks, heads, rotations and past, and what an attention is written as
+norm/         normalizations, by kind              activation/   activations, in every spelling
+conv/         what goes into convolutions, and what keeps the maps between them in one layout
+enlarge/      maps that become larger              product/      matrix products
+
+What several of them read: affine and linear (constants folded into linear operators), channels,
+scalar, groups, forms and numbers (sizes and indices as sums), rescale.
+"""
 
 from __future__ import annotations
 
@@ -27,27 +36,27 @@ class Fuse(Group):
         """Return the passes in order."""
         from burnish.passes.cleanup import Cleanup
         from burnish.passes.cleanup.unroll import UnrollLoops
-        from burnish.passes.fuse.activation import FuseActivation
+        from burnish.passes.fuse.activation.activation import FuseActivation
         from burnish.passes.fuse.affine import FuseAffine
         from burnish.passes.fuse.apart import KeepApart
-        from burnish.passes.fuse.attention import FuseAttention
-        from burnish.passes.fuse.attention_opset import AttentionOpset
-        from burnish.passes.fuse.channel_affine import FuseChannelAffine
-        from burnish.passes.fuse.conv import FuseConv
-        from burnish.passes.fuse.einsum import FuseEinsum
-        from burnish.passes.fuse.gemm import FuseGemm
+        from burnish.passes.fuse.attention.attention import FuseAttention
+        from burnish.passes.fuse.attention.opset import AttentionOpset
+        from burnish.passes.fuse.attention.rotary import FuseRotary
+        from burnish.passes.fuse.conv.channel_affine import FuseChannelAffine
+        from burnish.passes.fuse.conv.conv import FuseConv
+        from burnish.passes.fuse.conv.order import OrderBranches
+        from burnish.passes.fuse.conv.pad import FusePad
+        from burnish.passes.fuse.conv.residual import BlockResiduals
+        from burnish.passes.fuse.conv.shuffle import FuseShuffle
         from burnish.passes.fuse.indices import FuseIndices
         from burnish.passes.fuse.linear import COPIED_BYTES
         from burnish.passes.fuse.lower import Lower
-        from burnish.passes.fuse.merge import MergeProducts
-        from burnish.passes.fuse.norm import FuseNorm
-        from burnish.passes.fuse.order import OrderBranches
-        from burnish.passes.fuse.pad import FusePad
-        from burnish.passes.fuse.pointwise import Pointwise
+        from burnish.passes.fuse.norm.norm import FuseNorm
+        from burnish.passes.fuse.product.einsum import FuseEinsum
+        from burnish.passes.fuse.product.gemm import FuseGemm
+        from burnish.passes.fuse.product.merge import MergeProducts
+        from burnish.passes.fuse.product.pointwise import Pointwise
         from burnish.passes.fuse.quantized import FuseQuantized
-        from burnish.passes.fuse.residual import BlockResiduals
-        from burnish.passes.fuse.rotary import FuseRotary
-        from burnish.passes.fuse.shuffle import FuseShuffle
         from burnish.passes.fuse.sizes import KnownSizes
         from burnish.passes.layout import Layout
         from burnish.passes.upgrade import Upgrade

@@ -10,8 +10,8 @@ import numpy as np
 import onnx_ir as ir
 
 from burnish.passes.constant import as_array
-from burnish.passes.fuse.branches import merge_branches
 from burnish.passes.fuse.channels import IDENTITY, Affine, Channels, affine_of, batch_norm_trains
+from burnish.passes.fuse.conv.branches import merge_branches
 from burnish.passes.fuse.linear import LINEAR, linear_of
 from burnish.passes.fuse.rescale import rounded
 from burnish.passes.pattern import const

@@ -21,7 +21,7 @@ import onnx_ir as ir
 from burnish.passes.cleanup.arguments import ints_of, with_axes
 from burnish.passes.cleanup.partial import Dim, Element
 from burnish.passes.constant import scalar_of
-from burnish.passes.fuse.heads import elements_of
+from burnish.passes.fuse.attention.heads import elements_of
 from burnish.passes.rule import Builder, NoMatch, Operand, Replacement, Rule, RulePass, rule
 
 _DEPTH = 10

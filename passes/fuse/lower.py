@@ -10,13 +10,13 @@ import onnx_ir as ir
 
 from burnish.backends.target import Target
 from burnish.passes.context import PassContext
-from burnish.passes.fuse.bias_gelu import bias_gelu
-from burnish.passes.fuse.embed_norm import embed_layer_norm
-from burnish.passes.fuse.grouped import (
+from burnish.passes.fuse.activation.bias_gelu import bias_gelu
+from burnish.passes.fuse.attention.grouped import (
     attention_to_grouped_query,
     cached_attention_to_grouped_query,
 )
-from burnish.passes.fuse.skip_norm import skip_layer_norm, skip_rms_norm
+from burnish.passes.fuse.norm.embed_norm import embed_layer_norm
+from burnish.passes.fuse.norm.skip_norm import skip_layer_norm, skip_rms_norm
 from burnish.passes.rewrite import apply_rules
 from burnish.passes.rule import Rule, RulePass
 

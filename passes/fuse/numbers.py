@@ -12,8 +12,8 @@ from burnish.passes.cleanup.arguments import ints_of
 from burnish.passes.cleanup.dims import same_dim
 from burnish.passes.cleanup.partial import Dim
 from burnish.passes.constant import as_array, scalar_of
+from burnish.passes.fuse.attention.heads import elements_of
 from burnish.passes.fuse.forms import Condition, Form, size_form
-from burnish.passes.fuse.heads import elements_of
 
 DEPTH = 24
 """Operators that are read between a mask and the positions it is made of."""

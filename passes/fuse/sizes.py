@@ -19,7 +19,7 @@ import onnx_ir as ir
 from burnish.passes.cleanup import Cleanup
 from burnish.passes.constant import as_array
 from burnish.passes.context import PassContext
-from burnish.passes.fuse.attention_opset import has_attention
+from burnish.passes.fuse.attention.opset import has_attention
 from burnish.passes.fuse.forms import size_form
 from burnish.passes.fuse.numbers import form_of
 from burnish.passes.pattern import const

@@ -27,7 +27,7 @@ from burnish.passes.context import PassContext
 from burnish.passes.fuse.rescale import LAZY_BYTES
 from burnish.passes.options import option
 from burnish.passes.precision.limits import Peak
-from burnish.passes.quant.collect import collect
+from burnish.passes.quant.calibration.collect import collect
 from burnish.passes.quant.insert import (
     add_initializer,
     add_tensor,

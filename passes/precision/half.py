@@ -29,7 +29,7 @@ from burnish.passes.precision.convert import Converter
 from burnish.passes.precision.limits import Peak, in_type, largest, obstacle, stand_in
 from burnish.passes.precision.regions import Region, choose
 from burnish.passes.precision.signature import Signature, is_float
-from burnish.passes.quant.collect import collect
+from burnish.passes.quant.calibration.collect import collect
 from burnish.passes.quant.insert import add_tensor, drop_unused, make_node
 from burnish.passes.quant.ready import passed_through, raise_opset
 from burnish.passes.quant.weighted import excluded

@@ -12,7 +12,7 @@ import numpy as np
 import onnx_ir as ir
 
 from burnish.passes.constant import tensor_of
-from burnish.passes.quant.blocks import pieces
+from burnish.passes.quant.weights.blocks import pieces
 
 MASKING = frozenset({"Add", "Sub", "Mul", "Where", "Expand", "Concat", "ConstantOfShape"})
 """Operators by which attention masks are made of a large constant."""

@@ -26,7 +26,7 @@ from burnish.passes.calibration import CalibrationSource
 from burnish.passes.prune.coupling import Indices
 from burnish.passes.prune.moments import Columns, Second
 from burnish.passes.prune.units import Group, Units
-from burnish.passes.quant.collect import Progress, Watcher, collect
+from burnish.passes.quant.calibration.collect import Progress, Watcher, collect
 from burnish.passes.reconstruct.compensate import damped
 from burnish.passes.reconstruct.gram import Rows
 from burnish.passes.reconstruct.layer import Layer, bias_place, gram_bytes, layers_of

@@ -21,7 +21,7 @@ from burnish.passes.prune.axes import axes_of
 from burnish.passes.prune.pattern import Mask, Pattern
 from burnish.passes.prune.weights import Weight
 from burnish.passes.prune.zeroing import Zeroing
-from burnish.passes.quant.collect import Progress
+from burnish.passes.quant.calibration.collect import Progress
 from burnish.passes.reconstruct.compensate import ridge
 from burnish.passes.reconstruct.judge import Account, Verdict
 from burnish.passes.reconstruct.layer import Layer, layers_of, shift_bias

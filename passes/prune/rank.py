@@ -88,7 +88,7 @@ def _scores(
         return [rng.random(len(group.units)) for group in groups]
     if criterion != "activation":
         return (by_magnitude(units, group, 1 if criterion == "l1" else 2) for group in groups)
-    from burnish.passes.quant.collect import collect
+    from burnish.passes.quant.calibration.collect import collect
 
     assert ctx.calibration is not None
     watched = {

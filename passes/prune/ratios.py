@@ -17,8 +17,8 @@ import onnx_ir as ir
 
 from burnish.passes.prune.weights import Weight
 from burnish.passes.prune.zeroing import Zeroing
-from burnish.passes.quant.collect import Progress
-from burnish.passes.quant.sensitivity import Arrays, Reference
+from burnish.passes.quant.calibration.collect import Progress
+from burnish.passes.quant.search.sensitivity import Arrays, Reference
 
 RATIOS = (0.25, 0.5, 0.7, 0.85, 1.0)
 """Ratios that are tried of each weight."""

@@ -33,7 +33,7 @@ from burnish.passes.edit import remove_unused
 from burnish.passes.prune.aims import Target, waves_of
 from burnish.passes.prune.moments import Batch, Columns
 from burnish.passes.prune.survivors import Survivors
-from burnish.passes.quant.collect import Progress
+from burnish.passes.quant.calibration.collect import Progress
 from burnish.passes.reconstruct.judge import Account, Verdict
 from burnish.passes.reconstruct.layer import Layer, bias_place, shift_bias
 from burnish.passes.reconstruct.observe import is_held_out

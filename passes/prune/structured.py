@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from burnish.errors import InputError
 from burnish.passes.context import PassContext
 from burnish.passes.edit import drop_initializer, names_of, use_count
-from burnish.passes.fuse.blocked import block_size
+from burnish.passes.fuse.conv.blocked import block_size
 from burnish.passes.options import option
 from burnish.passes.prune import plan
 from burnish.passes.prune.budget import Budgeted

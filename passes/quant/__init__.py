@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """`quant`: int8 for the operators where it pays. Each part is usable alone.
 
-observers   ranges of activations, streamed          scheme      numbers <-> integers
-collect     run a model and let observers watch      placement   where Q/DQ pairs go
-schemes     the scale of each value of a plan        editor      a plan carried out
-static      int8 from calibration data               dynamic     int8 without any
-sensitivity what int8 costs in accuracy              mixed       what stays float, by measurement
+calibration/  what values a model computes on samples, and the ranges worth representing
+accuracy/     what is done to the float model first, so that rounding costs it less
+search/       what stays float, by measurement
+int8/         where integers go, static and dynamic, and the forms that kernels ask for
+weights/      weights alone: small in the file, float when the model runs
+scheme        real numbers <-> integers
+weighted      operators with constant weights, and where their output channels are
 """
 
 from __future__ import annotations
@@ -36,11 +38,11 @@ class Quant(Recipe, Group):
     def expand(self) -> tuple[Pass, ...]:
         """Return the members: what stays float is found, the rest quantized, and all made short."""
         # Some take parts of other folders, which take parts of this one.
-        from burnish.passes.fuse.rows import ConvsToProducts
-        from burnish.passes.quant.balance import Balance
+        from burnish.passes.fuse.product.rows import ConvsToProducts
+        from burnish.passes.quant.accuracy.balance import Balance
         from burnish.passes.quant.implied import DropImplied
-        from burnish.passes.quant.mixed import MixedPrecision
-        from burnish.passes.quant.widen import NarrowDepthwise, WidenDepthwise
+        from burnish.passes.quant.int8.widen import NarrowDepthwise, WidenDepthwise
+        from burnish.passes.quant.search.mixed import MixedPrecision
 
         options = {item.name: getattr(self, item.name) for item in fields(self)}
         search: tuple[Pass, ...] = (MixedPrecision(**options),)

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 
 from burnish.passes.base import Pass
 from burnish.passes.options import option, same_as
-from burnish.passes.quant.dynamic import QuantDynamic
-from burnish.passes.quant.static import QuantStatic
-from burnish.passes.quant.stored import StoreInt8
-from burnish.passes.quant.tables import QuantTables
+from burnish.passes.quant.int8.dynamic import QuantDynamic
+from burnish.passes.quant.int8.static import QuantStatic
+from burnish.passes.quant.int8.tables import QuantTables
+from burnish.passes.quant.weights.stored import StoreInt8
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
-from burnish.passes.quant.observers import Range
+from burnish.passes.quant.calibration.observers import Range
 
 Array = np.ndarray[Any, np.dtype[Any]]
 Integer = Literal["uint8", "int8", "uint16", "int16"]

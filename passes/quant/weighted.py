@@ -11,7 +11,7 @@ import numpy as np
 import onnx_ir as ir
 
 from burnish.passes.constant import as_array, is_constant
-from burnish.passes.quant.logarithm import REASON, is_under_logarithm
+from burnish.passes.quant.int8.logarithm import REASON, is_under_logarithm
 
 WEIGHTED = ("Conv", "MatMul", "Gemm")
 """Operators with weights that can be quantized; rules are called `quant-conv` and so on."""

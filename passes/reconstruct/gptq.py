@@ -20,7 +20,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from burnish.passes.quant.blocks import BlockScheme, fit_blocks
+from burnish.passes.quant.weights.blocks import BlockScheme, fit_blocks
 from burnish.passes.reconstruct.compensate import DAMPING, LAZY, compensate, damped
 from burnish.passes.sketch import Array
 

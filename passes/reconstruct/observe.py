@@ -16,7 +16,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from burnish.passes.calibration import CalibrationSource
-from burnish.passes.quant.collect import Progress, Watcher, collect
+from burnish.passes.quant.calibration.collect import Progress, Watcher, collect
 from burnish.passes.reconstruct.gram import Gram, Rows
 from burnish.passes.reconstruct.layer import Layer, gram_bytes
 from burnish.passes.sketch import Array

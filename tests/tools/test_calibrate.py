@@ -14,8 +14,8 @@ import onnx_ir as ir
 import pytest
 
 from burnish.passes.options import options_of
-from burnish.passes.quant.ranges import Ranges, fed_to_channels, float_values
-from burnish.passes.quant.static import QuantStatic
+from burnish.passes.quant.calibration.ranges import Ranges, fed_to_channels, float_values
+from burnish.passes.quant.int8.static import QuantStatic
 from burnish.passes.shapes import infer_shapes
 from burnish.testing import parse
 from burnish.tools.calibrate import command

@@ -18,9 +18,9 @@ from burnish.backends.preferences import Preference
 from burnish.backends.target import Target
 from burnish.frontends import load
 from burnish.frontends.pytorch import Exporter
-from burnish.passes.fuse.bias_gelu import bias_gelu
-from burnish.passes.fuse.embed_norm import embed_layer_norm
-from burnish.passes.fuse.skip_norm import skip_layer_norm, skip_rms_norm
+from burnish.passes.fuse.activation.bias_gelu import bias_gelu
+from burnish.passes.fuse.norm.embed_norm import embed_layer_norm
+from burnish.passes.fuse.norm.skip_norm import skip_layer_norm, skip_rms_norm
 from burnish.testing import assert_refuses, assert_same_outputs, run_pass
 
 Freeze = Callable[..., ir.Model]

@@ -16,11 +16,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from burnish.passes.base import Pass
-from burnish.passes.fuse.activation import FuseActivation
+from burnish.passes.fuse.activation.activation import FuseActivation
 from burnish.passes.fuse.affine import FuseAffine
-from burnish.passes.fuse.gemm import FuseGemm
-from burnish.passes.fuse.norm import FuseNorm
-from burnish.passes.fuse.pad import FusePad
+from burnish.passes.fuse.conv.pad import FusePad
+from burnish.passes.fuse.norm.norm import FuseNorm
+from burnish.passes.fuse.product.gemm import FuseGemm
 from burnish.passes.pipeline import Pipeline
 from burnish.testing import assert_same_outputs, rewrites, run_pass
 

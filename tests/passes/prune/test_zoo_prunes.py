@@ -11,7 +11,7 @@ import burnish
 from burnish.backends import onnxruntime
 from burnish.passes.prune.pattern import Kept
 from burnish.passes.prune.survey import survey
-from burnish.passes.quant.sensitivity import Reference
+from burnish.passes.quant.search.sensitivity import Reference
 from burnish.passes.shapes import infer_shapes
 from burnish.tools import zoo
 

@@ -234,9 +234,9 @@ def test_halves_of_a_transformers_samples_merged_equal_the_whole() -> None:
     """Every float value of MiniLM, on 6 samples and on 2 and 4 of them."""
     from burnish import frontends
     from burnish.passes.calibration import CalibrationSource
-    from burnish.passes.quant.collect import collect
-    from burnish.passes.quant.observers import Percentile
-    from burnish.passes.quant.ranges import float_values
+    from burnish.passes.quant.calibration.collect import collect
+    from burnish.passes.quant.calibration.observers import Percentile
+    from burnish.passes.quant.calibration.ranges import float_values
     from burnish.passes.shapes import infer_shapes
     from burnish.tools import zoo
 
@@ -289,7 +289,7 @@ def test_a_real_model_gets_small_and_stays_accurate(tmp_path: Any) -> None:
 def test_an_old_model_needs_no_preparation(name: str, tmp_path: Any) -> None:
     """PP-OCRv4: opset 10 to 12, weights in Constant nodes; the runtime's own tools fail on it."""
     from burnish.backends import onnxruntime
-    from burnish.passes.quant.sensitivity import Reference
+    from burnish.passes.quant.search.sensitivity import Reference
     from burnish.tools import zoo
 
     source, result = zoo.fetch(name), tmp_path / "int8.onnx"

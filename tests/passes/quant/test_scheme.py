@@ -14,7 +14,7 @@ from hypothesis.extra import numpy as hnp
 from onnx.reference import ReferenceEvaluator
 
 from burnish.backends import onnxruntime
-from burnish.passes.quant.observers import Range
+from burnish.passes.quant.calibration.observers import Range
 from burnish.passes.quant.scheme import (
     QuantParams,
     Scheme,

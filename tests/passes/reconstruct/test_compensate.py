@@ -6,7 +6,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from burnish.passes.quant.blocks import fit_blocks
+from burnish.passes.quant.weights.blocks import fit_blocks
 from burnish.passes.reconstruct.compensate import compensate, damped, least_squares
 from burnish.passes.reconstruct.gptq import gptq
 

@@ -1,0 +1,35 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Activations written out in small operators become one operator, where the target has it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from burnish.passes.fuse.activation.gelu import gelu, gelu_tanh
+from burnish.passes.fuse.activation.hard_sigmoid import (
+    clip,
+    hard_sigmoid,
+    hard_sigmoid_gate,
+    hard_swish,
+)
+from burnish.passes.fuse.activation.silu import mish, quick_gelu, silu
+from burnish.passes.rule import Rule, RulePass
+
+
+@dataclass(frozen=True)
+class FuseActivation(RulePass):
+    """Fuse spelled-out Gelu, SiLU, HardSigmoid, HardSwish, Mish and Clip into one operator each."""
+
+    name: ClassVar[str] = "fuse-activation"
+    rules: ClassVar[tuple[Rule, ...]] = (
+        clip,
+        hard_sigmoid_gate,
+        hard_sigmoid,
+        hard_swish,
+        gelu,
+        gelu_tanh,
+        silu,
+        quick_gelu,
+        mish,
+    )

@@ -1,0 +1,252 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Masks of an attention: what is added to its scores, or put in their place, before the softmax.
+
+Every spelling becomes one mask that is added. What is "minus infinity" there matters in rows that
+are masked whole: of scores alike, a softmax makes equal weights; of scores of minus infinity it
+makes NaN, which exporters turn into 0 behind it. A fused attention gives 0 for every score at or
+below the least finite number. So that least number becomes half of it: still minus infinity to
+`exp`, and equal weights where there is nothing else. Where every query certainly sees
+a key, as under a causal mask, none of this matters.
+
+In float16 nothing is far enough below everything: scores keep some of their digits beside -65504.
+What a row masked whole gives there depends on the order of roundings; it is 0 once fused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import onnx_ir as ir
+
+from burnish.passes.cleanup.dims import Size, same_dim
+from burnish.passes.constant import as_array, scalar_of
+from burnish.passes.fuse.attention.positions import condition_of, negated, unmasked
+from burnish.passes.fuse.forms import Form, sees_some
+from burnish.passes.rule import Builder, NoMatch, Operand
+from burnish.passes.shapes import infer_node
+
+# Far enough below every score that it gets no weight beside one that is not masked.
+_LOWEST = {ir.DataType.FLOAT16: -6e4}
+_LOWEST_DEFAULT = -1e30
+# The least finite numbers, to be halved.
+_LEAST = {
+    ir.DataType.FLOAT: float(np.finfo(np.float32).min),
+    ir.DataType.DOUBLE: float(np.finfo(np.float64).min),
+    ir.DataType.BFLOAT16: -3.3895313892515355e38,
+}
+
+
+@dataclass(frozen=True)
+class Added:
+    """A mask or bias that is added to the scores, of their type.
+
+    Attributes:
+        value: `[..., queries, keys]`.
+        shape: Of the scores, `[batch, heads, queries, keys]`, where the mask has three axes and is
+            `[batch * heads, queries or 1, keys]`; else None.
+        windows: The mask is `[1, windows, 1, queries, keys]`, and the scores are those of all
+            windows of all images one behind another.
+        factor: What it has to be multiplied by.
+    """
+
+    value: ir.Value
+    shape: ir.Value | None = None
+    windows: bool = False
+    factor: float = 1.0
+
+    def scaled(self, factor: float) -> Added:
+        """Return the mask that is multiplied with the scores."""
+        return replace(self, factor=self.factor * factor)
+
+
+@dataclass(frozen=True)
+class Replaced:
+    """Scores that are replaced by one number.
+
+    Attributes:
+        condition: Boolean, broadcastable to the scores.
+        keeps: Which of its two values leaves a score as it is.
+        fill: What replaces the others.
+    """
+
+    condition: ir.Value
+    keeps: bool
+    fill: float
+
+    def scaled(self, factor: float) -> Replaced:
+        """Return the mask that is multiplied with the scores."""
+        return replace(self, fill=self.fill * factor)
+
+
+Mask = Added | Replaced
+
+
+def mask_of(
+    op: Builder, masks: Sequence[Mask], q: Operand, k: Operand, *, guarded: bool
+) -> ir.Value | NoMatch | None:
+    """Build the one mask that is added to the scores; None if there is none.
+
+    Args:
+        op: Builds the nodes.
+        masks: In the order in which they apply.
+        q: Queries `[batch, heads, queries, size]`.
+        k: Keys `[batch, heads, keys, size]`.
+        guarded: NaN behind the softmax becomes 0.
+    """
+    guarded = guarded or _leaves_some(masks, q, k)
+    whole: ir.Value | None = None
+    for mask in masks:
+        made = _added(op, mask, whole, q, guarded=guarded)
+        if isinstance(made, NoMatch):
+            return made
+        whole = _inferred(op, made)
+    if whole is None or _is_sized(whole, q, k):
+        return whole
+    return _sized(op, whole, q, k)
+
+
+def _added(
+    op: Builder, mask: Mask, before: ir.Value | None, q: Operand, *, guarded: bool
+) -> ir.Value | NoMatch:
+    """Return the sum of the mask and what there was before it."""
+    assert q.dtype is not None
+    if isinstance(mask, Added):
+        made = _softened(op, mask.value, guarded=guarded)
+        if isinstance(made, NoMatch):
+            return made
+        if mask.factor != 1:
+            made = op.Mul(made, _number(mask.factor, mask.value.dtype))
+        if mask.value.dtype != q.dtype:
+            made = op.Cast(made, to=q.dtype)
+        if mask.shape is not None:
+            made = op.Reshape(made, _four_axes(op, mask.value, mask.shape))
+        if mask.windows:
+            made = _for_each_image(op, made, mask, q)
+        return made if before is None else op.Add(before, made)
+    fill = _soft(mask.fill, q.dtype, guarded=guarded)
+    if isinstance(fill, NoMatch):
+        return fill
+    number = _number(fill, q.dtype)
+    kept = np.zeros((), q.dtype.numpy()) if before is None else before
+    branches = (kept, number) if mask.keeps else (number, kept)
+    return op.Where(mask.condition, *branches)  # type: ignore[no-any-return]
+
+
+def _four_axes(op: Builder, mask: ir.Value, scores: ir.Value) -> ir.Value:
+    if mask.shape is None or mask.shape[1] != 1:
+        return scores
+    leading = op.Slice(scores, np.array([0]), np.array([2]))
+    return op.Concat(leading, np.array([1, -1]), axis=0)  # type: ignore[no-any-return]
+
+
+def _for_each_image(op: Builder, made: ir.Value, mask: Added, q: Operand) -> ir.Value:
+    """Repeat a mask of windows for each image; then windows of images are one axis."""
+    assert mask.value.shape is not None
+    images = op.Div(op.Shape(q, start=0, end=1), op.Shape(mask.value, start=1, end=2))
+    all_of_them = op.Expand(made, op.Concat(images, np.array([1, 1, 1, 1]), axis=0))
+    rows, columns = mask.value.shape.dims[3:]
+    return op.Reshape(all_of_them, np.array([-1, 1, rows, columns]))  # type: ignore[no-any-return]
+
+
+def _number(number: float, dtype: ir.DataType | None) -> np.ndarray:
+    assert dtype is not None
+    with np.errstate(over="ignore"):  # what is out of range in float16 is minus infinity there
+        return np.asarray(number).astype(dtype.numpy())
+
+
+def _softened(op: Builder, value: ir.Value, *, guarded: bool) -> ir.Value | NoMatch:
+    """Replace the least finite number in a mask that is chosen by a condition."""
+    node = value.producer()
+    if value.dtype is None:
+        return NoMatch("the type of the mask is unknown")
+    if node is None or node.op_type != "Where":
+        array = as_array(value)
+        if array is not None and not guarded and (array <= lowest(value.dtype)).all(axis=-1).any():
+            return NoMatch("a row is masked whole")
+        return value
+    condition, *branches = node.inputs
+    chosen: list[object] = []
+    for branch in branches:
+        number = scalar_of(branch)
+        if number is None or number > lowest(value.dtype):
+            chosen.append(branch)
+            continue
+        fill = _soft(number, value.dtype, guarded=guarded)
+        if isinstance(fill, NoMatch):
+            return fill
+        chosen.append(branch if fill == number else np.asarray(fill, value.dtype.numpy()))
+    if all(mine is theirs for mine, theirs in zip(chosen, branches, strict=True)):
+        return value
+    return op.Where(condition, *chosen)  # type: ignore[no-any-return]
+
+
+def lowest(dtype: ir.DataType) -> float:
+    """Return the number at or below which a masked score gets no weight at all."""
+    return _LOWEST.get(dtype, _LOWEST_DEFAULT)
+
+
+def _soft(fill: float, dtype: ir.DataType, *, guarded: bool) -> float | NoMatch:
+    """Return the number to use for `fill`; see the module's docstring."""
+    if fill == -np.inf:
+        return fill if guarded else NoMatch("a row masked whole would give NaN")
+    if fill > lowest(dtype):
+        return NoMatch("what is masked is not far enough below the scores")
+    least = _LEAST.get(dtype, -np.inf)
+    return least / 2 if fill <= least * 0.99 else fill
+
+
+def _leaves_some(masks: Sequence[Mask], q: Operand, k: Operand) -> bool:
+    """Whether every query certainly sees a key."""
+    sizes, seen = _sizes(q, k), frozenset[Form]()
+    if sizes is None or q.dtype is None:
+        return False
+    for mask in masks:
+        if isinstance(mask, Added):
+            moved = mask.shape is not None or mask.windows
+            found = None if moved else unmasked(mask.value, lowest(q.dtype))
+        else:
+            found = condition_of(mask.condition)
+            found = found if mask.keeps else negated(found)
+        if found is None:
+            return False
+        seen |= found
+    return bool(masks) and sees_some(seen, *sizes)
+
+
+def _inferred(op: Builder, value: ir.Value) -> ir.Value:
+    """Let the shape of a value that was just built be known."""
+    node = value.producer()
+    if node is not None and node.graph is None:
+        for new in op.nodes:
+            if any(output.shape is None for output in new.outputs):
+                infer_node(new, op.opset_imports)
+    return value
+
+
+def _is_sized(mask: ir.Value, q: Operand, k: Operand) -> bool:
+    """Whether a mask has a row for each query and a column for each key, as kernels want it."""
+    wanted = _sizes(q, k)
+    if mask.shape is None or len(mask.shape) < 2 or wanted is None:
+        return False
+    return all(map(same_dim, mask.shape.dims[-2:], wanted))
+
+
+def _sizes(q: Operand, k: Operand) -> tuple[Size, Size] | None:
+    return None if q.dims is None or k.dims is None else (q.dims[2], k.dims[2])
+
+
+def _sized(op: Builder, mask: ir.Value, q: Operand, k: Operand) -> ir.Value:
+    ones = np.array([1, 1])
+    shape = op.Concat(ones, _length(op, q), _length(op, k), axis=0)
+    return op.Expand(mask, shape)  # type: ignore[no-any-return]
+
+
+def _length(op: Builder, x: Operand) -> ir.Value:
+    """Ask for the third size, below a Transpose: whoever fuses that finds no other use of it."""
+    node = x.value.producer()
+    if node is not None and node.op_type == "Transpose" and node.domain == "":
+        axis = node.attributes["perm"].as_ints()[2]
+        return op.Shape(node.inputs[0], start=axis, end=axis + 1)  # type: ignore[no-any-return]
+    return op.Shape(x, start=2, end=3)  # type: ignore[no-any-return]
