@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -208,25 +208,39 @@ RULES = (
 
 @dataclass(frozen=True)
 class KnownSizes(RulePass):
-    """Spell sizes in one way in models that have attentions, so that all shapes are inferred."""
+    """Spell sizes in one way in models that ask for them, so that all shapes are inferred."""
 
     name: ClassVar[str] = "known-sizes"
     rules: ClassVar[tuple[Rule, ...]] = RULES
 
     def apply(self, model: ir.Model, ctx: PassContext) -> None:
-        """Rewrite all graphs and fold what is known by that, while it makes shapes known."""
+        """Rewrite all graphs and fold what is known by that, while it makes sizes known."""
         left = None
-        while has_attention(model):
+        while has_attention(model) or _asks_for_sizes(model):
             with inferred_again(model):
                 apply_rules(model, self.rules, ctx)
             infer_shapes(model)
-            if left == (left := _without_shape(model)) or not left:
+            if left == (left := _unknown(model)) or not left:
                 return
             Cleanup().run(model, ctx)
 
 
-def _without_shape(model: ir.Model) -> int:
-    return sum(value.shape is None for node in model.graph for value in node.outputs)
+def _asks_for_sizes(model: ir.Model) -> bool:
+    """Whether there is a Shape of a value that is computed."""
+    return any(
+        node.op_type == "Shape" and node.inputs[0] is not None and node.inputs[0].producer()
+        for node in model.graph
+    )
+
+
+def _unknown(model: ir.Model) -> int:
+    """Count values of which inference does not know all sizes by the names that inputs bear."""
+    is_known = _known_sizes(model)
+    return sum(
+        value.shape is None or not all(map(is_known, value.shape.dims))
+        for node in model.graph
+        for value in node.outputs
+    )
 
 
 # --- sizes of no meaning -----------------------------------------------------------------------
@@ -253,7 +267,17 @@ def _forget_invented(model: ir.Model) -> None:
     TorchScript declares the outputs of a graph with names of its own, and inference keeps what is
     declared. They are inferred again, from what is known by then.
     """
-    known: dict[str | None, bool] = {None: False}  # name -> whether it is made of inputs' names
+    is_known = _known_sizes(model)
+    for node in model.graph:
+        for value in node.outputs:
+            dims = value.shape.dims if value.shape is not None else ()
+            if not all(map(is_known, dims)):
+                value.shape = ir.Shape([dim if is_known(dim) else None for dim in dims])
+    forget_shapes(model)
+
+
+def _known_sizes(model: ir.Model) -> Callable[[int | ir.SymbolicDim], bool]:
+    """Return what tells numbers, and sizes made of names that inputs bear, from all others."""
     symbols = frozenset(
         symbol
         for value in model.graph.inputs
@@ -261,17 +285,13 @@ def _forget_invented(model: ir.Model) -> None:
         if isinstance(dim, ir.SymbolicDim)
         for symbol in dim.free_symbols()
     )
+    known: dict[str | None, bool] = {None: False}
 
-    def kept(dim: int | ir.SymbolicDim) -> bool:
+    def is_known(dim: int | ir.SymbolicDim) -> bool:
         if isinstance(dim, int):
             return True
         if dim.value not in known:
             known[dim.value] = dim.free_symbols() <= symbols
         return known[dim.value]
 
-    for node in model.graph:
-        for value in node.outputs:
-            dims = value.shape.dims if value.shape is not None else ()
-            if not all(map(kept, dims)):
-                value.shape = ir.Shape([dim if kept(dim) else None for dim in dims])
-    forget_shapes(model)
+    return is_known

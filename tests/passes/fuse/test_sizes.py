@@ -206,10 +206,29 @@ def test_known_sizes_makes_shapes_known_and_keeps_what_outputs_are_called() -> N
     assert_same_outputs(original, model)
 
 
-def test_known_sizes_is_for_models_with_attentions() -> None:
-    model = parse(
-        HEADER + "g (float[N,S] x) => (int64 y) <int64 i = {1}>"
-        "{ a = Abs(x) s = Shape(a) y = Gather(s, i) }"
+def test_known_sizes_goes_on_while_one_size_makes_another_known() -> None:
+    """What is filled up is as long as x once the sizes it is filled up to are known."""
+    body = (
+        "p = Abs(x) s = Shape(p) n = Gather(s, first) l = Gather(s, second)"
+        " e = Concat<axis=0>(n, l) r = Expand(one, e) b = Shape(r) c = Gather(b, second)"
+        " d = Sub(c, l) w = Concat<axis=0>(pads, d) q = Pad(p, w) y = Relu(q)"
     )
+    model = parse(
+        HEADER + "g (float[N,S] x) => (float[N,T] y) <float[1,1] one = {1}, int64[1] first = {0},"
+        f" int64[1] second = {{1}}, int64[3] pads = {{0, 1, 0}}> {{ {body} }}"
+    )
+    original = model.clone()
     run_pass("known-sizes", model)
-    assert [node.op_type for node in model.graph] == ["Abs", "Shape", "Gather"]
+    done = [node.op_type for node in model.graph]
+    assert done == ["Abs", "Shape", "Gather", "Sub", "Concat", "Pad", "Relu"]
+    assert_same_outputs(original, model)
+
+
+def test_known_sizes_is_for_models_that_ask_for_sizes_of_what_they_compute() -> None:
+    text = HEADER + "g (float[N,S] x) => (int64 y) <int64 i = {1}>"
+    asked = parse(text + "{ a = Abs(x) s = Shape(a) y = Gather(s, i) }")
+    run_pass("known-sizes", asked)
+    assert [node.op_type for node in asked.graph] == ["Shape", "Gather"]
+    given = parse(text + "{ z = Add(i, i) s = Shape(x) y = Gather(s, i) }")
+    run_pass("known-sizes", given)
+    assert [node.op_type for node in given.graph] == ["Add", "Shape", "Gather"]
