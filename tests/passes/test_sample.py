@@ -49,7 +49,8 @@ BEYOND_CHANCE = {
     *("bound-again", "decided-logic", "gather-all"),
     *("activation-before-depth-to-space", "conv-of-upsampled-parts", "depth-to-space-by-runs"),
     *("depth-to-space-by-rows", "mean-in-blocks", "phases-first", "pixel-shuffle"),
-    *("transposed-pair",),
+    *("transposed-pair", "einsum-to-matmul", "einsum-to-transpose"),
+    *("expand-before-where", "softmax-before-merge"),
     # Written for targets that prefer them alone.
     *("bias-gelu", "embed-layer-norm", "skip-layer-norm", "skip-rms-norm"),
 }
