@@ -56,11 +56,14 @@ def quotient(size: Size, divisor: Size) -> Size | None:
 
 
 def largest(*sizes: Size) -> Size | None:
-    """Return the larger of a product or minimum and numbers below 1; None in all other cases."""
+    """Return the larger of what is not negative and numbers below 1; None in all other cases."""
     symbols = [size for size in sizes if not isinstance(size, int)]
     if len(symbols) != 1 or any(size > 0 for size in sizes if isinstance(size, int)):
         return None
     if _is_minimum(symbols[0]):
+        return symbols[0]
+    shifted = _read_shifted(symbols[0].value or "")
+    if shifted is not None and shifted[2] >= 0 and _is_not_negative(shifted[1]):
         return symbols[0]
     read = _read(symbols[0])
     if read is None or read[0] <= 0 or not all(map(_NAME.fullmatch, read[1])):
@@ -69,9 +72,15 @@ def largest(*sizes: Size) -> Size | None:
 
 
 def smallest(*sizes: Size) -> Size | None:
-    """Write the smaller of a name and another or a number above 1; None in all other cases."""
+    """Write the smaller of a name and another, of a name and a number above 1, or of a and a + 1.
+
+    None in all other cases.
+    """
     if len(sizes) != 2:
         return None
+    sums = [None if isinstance(size, int) else _read_sum(size.value or "") for size in sizes]
+    if sums[0] is not None and sums[1] is not None and sums[0][:2] == sums[1][:2]:
+        return sizes[0] if sums[0][2] <= sums[1][2] else sizes[1]
     numbers = [size for size in sizes if isinstance(size, int)]
     names = sorted({size.value or "" for size in sizes if not isinstance(size, int)})
     if not all(map(_NAME.fullmatch, names)) or min(numbers, default=2) < 2 or not names:
@@ -201,6 +210,17 @@ def _is_windowed(text: str) -> bool:
         return True
     found = _FLOORED.fullmatch(text)
     return found is not None and _is_windowed(found[1])
+
+
+@functools.lru_cache(maxsize=1 << 12)
+def _is_not_negative(text: str) -> bool:
+    """Whether a name, which is above 0, or the floor of such a one cannot be negative."""
+    found = _FLOORED.fullmatch(text)
+    if found is None:
+        return _NAME.fullmatch(text) is not None
+    below, shift = int(found[2]), Fraction((found[3] or "0").replace(" ", ""))
+    least = Fraction(-1, below) if _NAME.fullmatch(found[1]) else 0
+    return shift >= least and _is_not_negative(found[1])
 
 
 def _shifted(factor: int, text: str, number: int) -> ir.SymbolicDim:

@@ -43,6 +43,14 @@ TEXTS = [
     "Min(B_1, a)",
     "2*a + 2",
     "2*floor(a/2 - 1/2) + 3",
+    "2*floor(a/2 - 1/2) + 4",
+    "floor(a/2 - 3/2) + 1",
+    "floor(floor(a/2 - 1/2)/2) + 8",
+    "floor(floor(a/2)/2 - 1/2) + 8",
+    "floor(floor(a/4 + 3/4)/2 + 1/2)",
+    "a - 1",
+    "2*a*b + 3",
+    "2*a*b - 3",
     "b*(floor(a/2) + 1)",
     "0",
     "6",
@@ -112,6 +120,9 @@ def test_sizes_behind_windows_are_the_same_as_sympy(name: str, seed: int) -> Non
         assert isinstance(found, ir.SymbolicDim), (size, number)
         assert str(found) == by_sympy(slow, ir.SymbolicDim(size.value), number)
         assert _names(found) == frozenset({name})
+        for quick, exact, other in ((largest, sympy.Max, 0), (smallest, sympy.Min, found + 1)):
+            if (chosen := quick(other, found)) is not None:
+                assert str(chosen) == by_sympy(exact, other, ir.SymbolicDim(found.value))
         size = found
 
 
