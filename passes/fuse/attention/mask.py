@@ -14,6 +14,7 @@ What a row masked whole gives there depends on the order of roundings; it is 0 o
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -48,7 +49,7 @@ class Added:
             `[batch * heads, queries or 1, keys]`; else None.
         windows: The mask is `[1, windows, 1, queries, keys]`, and the scores are those of all
             windows of all images one behind another.
-        factor: What it has to be multiplied by.
+        factor: What it has to be multiplied by: less than 0 where it is subtracted.
     """
 
     value: ir.Value
@@ -113,7 +114,7 @@ def _added(
     """Return the sum of the mask and what there was before it."""
     assert q.dtype is not None
     if isinstance(mask, Added):
-        made = _softened(op, mask.value, guarded=guarded)
+        made = _softened(op, mask, guarded=guarded)
         if isinstance(made, NoMatch):
             return made
         if mask.factor != 1:
@@ -156,27 +157,30 @@ def _number(number: float, dtype: ir.DataType | None) -> np.ndarray:
         return np.asarray(number).astype(dtype.numpy())
 
 
-def _softened(op: Builder, value: ir.Value, *, guarded: bool) -> ir.Value | NoMatch:
+def _softened(op: Builder, mask: Added, *, guarded: bool) -> ir.Value | NoMatch:
     """Replace the least finite number in a mask that is chosen by a condition."""
+    value, sign = mask.value, math.copysign(1, mask.factor)
     node = value.producer()
     if value.dtype is None:
         return NoMatch("the type of the mask is unknown")
+    least = lowest(value.dtype)
     if node is None or node.op_type != "Where":
         array = as_array(value)
-        if array is not None and not guarded and (array <= lowest(value.dtype)).all(axis=-1).any():
+        if array is not None and not guarded and (sign * array <= least).all(axis=-1).any():
             return NoMatch("a row is masked whole")
         return value
     condition, *branches = node.inputs
     chosen: list[object] = []
     for branch in branches:
         number = scalar_of(branch)
-        if number is None or number > lowest(value.dtype):
+        if number is None or sign * number > least:
             chosen.append(branch)
             continue
-        fill = _soft(number, value.dtype, guarded=guarded)
+        fill = _soft(sign * number, value.dtype, guarded=guarded)
         if isinstance(fill, NoMatch):
             return fill
-        chosen.append(branch if fill == number else np.asarray(fill, value.dtype.numpy()))
+        same = sign * fill == number
+        chosen.append(branch if same else np.asarray(sign * fill, value.dtype.numpy()))
     if all(mine is theirs for mine, theirs in zip(chosen, branches, strict=True)):
         return value
     return op.Where(condition, *chosen)  # type: ignore[no-any-return]
@@ -204,7 +208,7 @@ def _leaves_some(masks: Sequence[Mask], q: Operand, k: Operand) -> bool:
         return False
     for mask in masks:
         if isinstance(mask, Added):
-            moved = mask.shape is not None or mask.windows
+            moved = mask.shape is not None or mask.windows or mask.factor < 0
             found = None if moved else unmasked(mask.value, lowest(q.dtype))
         else:
             found = condition_of(mask.condition)

@@ -21,7 +21,7 @@ from burnish.passes.fuse.attention.mask import Added, Mask, Replaced
 from burnish.passes.rule import NoMatch
 
 _DEPTH = 8
-_READ = ("MatMul", "Add", "Where", "Mul", "Div", "Reshape", "Cast")
+_READ = ("MatMul", "Add", "Sub", "Where", "Mul", "Div", "Reshape", "Cast")
 _NO_PRODUCT = NoMatch("the scores are not a product")
 QUANTIZED = "it is quantized between its two products, where no fused operator rounds"
 FUSE_BEFORE = "fuse the float model, and quantize what comes out"
@@ -64,6 +64,8 @@ def read_scores(value: ir.Value, depth: int = _DEPTH) -> Scores | NoMatch:
             return _product(node)
         case "Add":
             return _added(node, depth)
+        case "Sub":
+            return _subtracted(node, depth)
         case "Where":
             return _replaced(node, depth)
         case "Mul" | "Div":
@@ -174,6 +176,17 @@ def _added(node: ir.Node, depth: int) -> Scores | NoMatch:
             return replace(read, masks=(*read.masks, Added(mask)))
         reasons.append(read)
     return next((reason for reason in reasons if reason is not _NO_PRODUCT), _NO_PRODUCT)
+
+
+def _subtracted(node: ir.Node, depth: int) -> Scores | NoMatch:
+    """Read scores that a mask is subtracted from, as XLNet and Funnel have it."""
+    scores, mask = node.inputs
+    assert scores is not None
+    assert mask is not None
+    read = read_scores(scores, depth - 1)
+    if not isinstance(read, Scores):
+        return read
+    return replace(read, masks=(*read.masks, Added(mask, factor=-1)))
 
 
 def _replaced(node: ir.Node, depth: int) -> Scores | NoMatch:

@@ -47,9 +47,10 @@ HEADER = '<ir_version: 10, opset_import: ["" : 23]>\n'
 # Queries, keys and values have 2, 3 and 3 tokens, 4 heads of 8.
 SIGNATURE = (
     "g (float[N,4,2,8] xq, float[N,4,3,8] xk, float[N,4,3,8] xv, float c, float root, float zero,"
-    " float low, float minusinf, bool[N,1,2,3] xm, float[N,4,2,3] xb) => (float[N,4,2,8] y)"
+    " float low, float high, float minusinf, bool[N,1,2,3] xm, float[N,4,2,3] xb)"
+    " => (float[N,4,2,8] y)"
 )
-NUMBERS = {"c": 0.25, "root": 0.5, "zero": 0.0, "low": LOWEST, "minusinf": -np.inf}
+NUMBERS = {"c": 0.25, "root": 0.5, "zero": 0.0, "low": LOWEST, "high": -LOWEST, "minusinf": -np.inf}
 
 
 def fused(model: ir.Model, target: Target = WANTS) -> list[str]:
@@ -128,6 +129,9 @@ PLAIN = "p = Softmax(z) y = MatMul(p, xv)"
         "b = Add(a, xb) z = Where(xm, b, low)",
         "b = Add(a, xb) z = Mul(b, root)",
         "b = Where(xm, a, low) z = Mul(b, root)",
+        "z = Sub(a, xb)",
+        "b = Where(xm, zero, high) z = Sub(a, b)",
+        "b = Sub(a, xb) e = Mul(b, root) z = Add(e, xb)",
     ],
 )
 @pytest.mark.parametrize("target", [WANTS, WANTS_MHA], ids=["standard", "microsoft"])
@@ -152,6 +156,7 @@ def test_a_guarded_mask_of_minus_infinity(freeze: Freeze, target: Target) -> Non
         (f"{PRODUCT} z = Where(xm, a, c) {PLAIN}", "not far enough below the scores"),
         (f"{PRODUCT} b = Add(a, xb) z = Div(b, c) {PLAIN}", "scaled behind a mask"),
         (f"{PRODUCT} z = Mul(a, xb) {PLAIN}", "multiplied by no constant"),
+        (f"{PRODUCT} z = Sub(xb, a) {PLAIN}", "the scores are not a product"),
         (f"z = Abs(xb) {PLAIN}", "the scores are not a product"),
         (f"{PRODUCT} z = Add(a, s) {PLAIN}", "the scores are used elsewhere too"),
     ],
