@@ -142,6 +142,9 @@ def _match_node(
         return
     branch = match.copy()
     branch.nodes[pattern] = node
+    if len(node.outputs) < pattern.outputs:
+        near.note(branch, f"{node.op_type} has fewer outputs", node)
+        return
     for name, value in pattern.attributes.items():
         if not _attribute_matches(node, name, value, opset):
             near.note(branch, f"attribute {name} of {node.op_type} differs", node)

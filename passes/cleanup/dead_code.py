@@ -61,6 +61,8 @@ def _drop_unused_outputs(node: ir.Node, opset: int, ctx: PassContext) -> None:
     if len(node.outputs) < 2:
         return
     optional = _optional_outputs(node.domain, node.op_type, opset)
+    if node.op_type == "Attention" and len(node.inputs) > 4 and node.inputs[4] is not None:
+        optional -= {1, 2}  # the runtime takes no past keys and values without giving present ones
     for index, value in enumerate(node.outputs):
         if index not in optional or not value.name or value.uses() or value.is_graph_output():
             continue

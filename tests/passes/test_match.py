@@ -242,6 +242,15 @@ def test_several_outputs_of_one_node() -> None:
     assert find(pattern, body % ("l", "r"), signature=signature)[0] is None
 
 
+def test_a_node_of_fewer_outputs_is_another() -> None:
+    def two(op: Any, x: Any, scale: Any, bias: Any) -> Any:
+        return op.LayerNormalization(x, scale, bias, _outputs=2)
+
+    found, near = find(two, "<float[3] s = {1, 2, 3}> { y = LayerNormalization(x, s, z) }")
+    assert found is None
+    assert near.reason == "LayerNormalization has fewer outputs"
+
+
 def test_several_outputs_that_only_share_an_input() -> None:
     def pattern(op: Any, a: Any, u: Any = const(), v: Any = const()) -> Any:
         return op.MatMul(a, u), op.MatMul(a, v)

@@ -61,6 +61,19 @@ def test_the_number_of_outputs_of_batch_normalization_is_a_mode() -> None:
     assert not rewrites(run_pass("dead-code", before))
 
 
+def test_present_keys_stay_where_there_are_past_ones() -> None:
+    """ONNX Runtime runs no Attention that is given past keys and gives no present ones."""
+    before = parse(
+        '<ir_version: 10, opset_import: ["" : 23]> g (float[1,2,3,4] q, float[1,2,5,4] k) => (y)'
+        " { y, keys, values, w = Attention(q, q, q, , k, k) }"
+    )
+    original = before.clone()
+    assert rewrites(run_pass("dead-code", before)) == {"unused-output": 1}
+    (node,) = before.graph
+    assert [value.name for value in node.outputs] == ["y", "keys", "values"]
+    assert_same_outputs(original, before)
+
+
 def test_required_outputs_stay() -> None:
     before = parse("g (float[4] x, int64[1] k) => (y) { y, i = TopK(x, k) }")
     assert not rewrites(run_pass("dead-code", before))
