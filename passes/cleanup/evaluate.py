@@ -9,7 +9,7 @@ model goes into one session as a whole.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 import onnx_ir as ir
@@ -83,6 +83,7 @@ def predicted_size(node: ir.Node, inputs: Inputs) -> int | None:
 def evaluate_together(
     nodes: Sequence[ir.Node],
     known: Mapping[ir.Value, ir.TensorProtocol],
+    wanted: Collection[ir.Value],
     opset_imports: Mapping[str, int],
 ) -> dict[ir.Value, Array]:
     """Compute nodes that depend on constants and on each other alone, in one session.
@@ -90,20 +91,21 @@ def evaluate_together(
     Args:
         nodes: In topological order.
         known: Tensors of the values they take from elsewhere.
+        wanted: Of their outputs; the memory of all others is used again.
         opset_imports: Operator set versions.
 
     Returns:
-        The array of each output that is used.
+        The array of each output that is wanted.
 
     Raises:
         BurnishError: the runtime does not run one of them.
     """
     from burnish.backends.onnxruntime import session
 
-    model, wanted = _model_of(nodes, known, opset_imports)
-    with session(model, extra_outputs=wanted.values()) as running:
+    model, names = _model_of(nodes, known, opset_imports)
+    with session(model, extra_outputs=[names[value] for value in wanted]) as running:
         results = running.run({})
-    return {value: np.asarray(results[name]) for value, name in wanted.items()}
+    return {value: np.asarray(results[names[value]]) for value in wanted}
 
 
 def _model_of(
@@ -111,7 +113,7 @@ def _model_of(
     known: Mapping[ir.Value, ir.TensorProtocol],
     opset_imports: Mapping[str, int],
 ) -> tuple[ir.Model, dict[ir.Value, str]]:
-    """Return a model of copies of nodes, and under which names it has the values that are used."""
+    """Return a model of copies of nodes, and under which names it has their outputs."""
     renamed: dict[ir.Value, ir.Value] = {}
     initializers: list[ir.Value] = []
     clones: list[ir.Node] = []
@@ -131,7 +133,7 @@ def _model_of(
             initializers.append(made)
         return renamed[value]
 
-    wanted: dict[ir.Value, str] = {}
+    names: dict[ir.Value, str] = {}
     for node in nodes:
         inputs = [local(value) for value in node.inputs]
         clone = ir.Node(
@@ -149,9 +151,8 @@ def _model_of(
                 continue
             new.name = f"v{len(renamed)}"
             renamed[old] = new
-            if old.uses() or old.is_graph_output():
-                wanted[old] = new.name
+            names[old] = new.name
     domains = {node.domain for node in nodes} | {""}
     imports = {domain: opset_imports.get(domain, 1) for domain in sorted(domains)}
     graph = ir.Graph([], [], nodes=clones, initializers=initializers, opset_imports=imports)
-    return ir.Model(graph, ir_version=10), wanted
+    return ir.Model(graph, ir_version=10), names

@@ -105,7 +105,7 @@ class _Folding:
             budget=self.options.budget,
             weights=self.options.weights,
         )
-        self.known.run_deferred()
+        self.known.run_deferred(self.wanted())
         for node, reason in self.known.refused.items():
             self.ctx.refuse("fold", node, reason)
         for node in reversed(list(self.known.origins)):
@@ -117,6 +117,32 @@ class _Folding:
                 f"{self.filled / 1e6:.3g} MB"
             )
 
+    def wanted(self) -> list[ir.Value]:
+        """Return the values that become constants, as far as sizes tell before they are computed.
+
+        What is on the way to them is not needed, and a chain on a weight, such as its
+        standardization, has several values of the size of the weight.
+        """
+        found: list[ir.Value] = []
+        staying: set[ir.Node] = set()
+        origins = self.known.origins
+        for node in reversed(list(origins)):
+            needed = [
+                value
+                for value in node.outputs
+                if value.is_graph_output()
+                or any(user not in origins or user in staying for user, _ in value.uses())
+            ]
+            if not needed:
+                continue
+            unknown = any(self.known.bytes_of(value) is None for value in needed)
+            stays = unknown or node.op_type == "Identity" or self.not_worth_it(node, needed)
+            if stays:
+                staying.add(node)
+            if unknown or not stays:
+                found += needed
+        return found
+
     def place(self, node: ir.Node) -> None:
         """Put constants in place of the outputs that are still needed."""
         needed = [value for value in node.outputs if value.uses() or value.is_graph_output()]
@@ -124,28 +150,32 @@ class _Folding:
             return
         if node.op_type == "Identity":  # `simplify` does it without making a second constant
             return
-        size = sum(self.known.arrays[value].nbytes for value in needed)
-        filled = size if self.is_large_fill(node, size) else 0
-        reason = self.not_worth_it(node, needed, filled)
+        for value in needed:
+            if self.known.bytes_of(value) is None:
+                self.known.result(value)
+        reason = self.not_worth_it(node, needed)
         if reason is not None:
             self.ctx.refuse("fold", node, reason)
             return
         with self.ctx.rewrite("fold", node) as go:
             if go:
-                self.filled += filled
+                self.filled += self.fills(node, needed)
                 for value in needed:
-                    self.replace(node, value, self.known.arrays[value])
+                    self.replace(node, value, self.known.result(value))
                 remove_unused([node])
 
-    def is_large_fill(self, node: ir.Node, size: int) -> bool:
-        return size > max(self.options.fill, _FILL_RATIO * self.known.origins[node].source)
+    def fills(self, node: ir.Node, needed: list[ir.Value]) -> int:
+        """Return the bytes of results that are large and come from little; 0 for all others."""
+        size = sum(self.known.bytes_of(value) or 0 for value in needed)
+        source = self.known.origins[node].source
+        return size if size > max(self.options.fill, _FILL_RATIO * source) else 0
 
-    def not_worth_it(self, node: ir.Node, needed: list[ir.Value], filled: int) -> str | None:
-        origin = self.known.origins[node]
-        results = [self.known.arrays[value] for value in needed]
-        for value, array in zip(needed, results, strict=True):
+    def not_worth_it(self, node: ir.Node, needed: list[ir.Value]) -> str | None:
+        """Say why results, whose sizes are known, stay computed."""
+        origin, filled = self.known.origins[node], self.fills(node, needed)
+        dtypes = [self.known.dtype_of(value) for value in needed]
+        for value, dtype in zip(needed, dtypes, strict=True):
             # An output of the graph needs a node to name it.
-            dtype = ir.DataType.from_numpy(array.dtype)
             if value.is_graph_output() and not self.ctx.target.runs(
                 "Identity", opset=self.opset_imports[""], dtype=dtype
             ):
@@ -154,14 +184,14 @@ class _Folding:
             if self.filled + filled > self.options.weights:
                 return "constant fills used as weights take more than the budget"
             return None
-        growth = sum(array.nbytes for array in results) - origin.freed
+        growth = sum(self.known.bytes_of(value) or 0 for value in needed) - origin.freed
         if growth > self.options.budget:
             return "the result is larger than the budget"
         if filled:
             return "a large array computed from little"
         if growth <= SMALL:
             return None
-        if origin.narrowest < 8 * max(array.dtype.itemsize for array in results):
+        if origin.narrowest < 8 * max(dtype.numpy().itemsize for dtype in dtypes):
             return UNPACKS
         return None
 

@@ -7,7 +7,7 @@ runtime; of a shape computation whose result is not known as a whole, each eleme
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -26,6 +26,9 @@ from burnish.passes.shapes import infer_node
 
 SMALL = 64 * 2**10
 """Bytes no one counts."""
+
+_BATCH = 64 * 2**20
+"""Bytes of results that a session computes: it holds several times as many on the way."""
 
 UNPACKS = "it unpacks a constant that is stored in fewer bits"
 
@@ -56,7 +59,8 @@ class Known:
     """What is known of a graph with its subgraphs.
 
     Attributes:
-        arrays: Of values that are computed here; those of constants are not among them.
+        arrays: Of values that are computed here; those of constants are not among them, nor are
+            results of the runtime that no one asked for.
         partials: Of values of which some elements are known.
         origins: Of the nodes whose outputs are known.
         refused: Why a node is not computed though its inputs are known.
@@ -86,22 +90,60 @@ class Known:
         for node in graph.all_nodes():
             self._look(node)
 
-    def run_deferred(self) -> None:
-        """Compute what NumPy did not, all at once; one by one only if the runtime objects."""
-        nodes = list(dict.fromkeys(self.deferred.values()))
-        if not nodes:
+    def run_deferred(self, wanted: Collection[ir.Value]) -> None:
+        """Compute what NumPy did not, in few sessions; one by one only if the runtime objects.
+
+        Args:
+            wanted: Values to know the results of. Those on the way to them, which may be several
+                times as large together, are not kept.
+        """
+        missing = [value for value in wanted if value in self.deferred]
+        if not missing:
             return
         try:
-            self.arrays |= self._with_runtime(nodes)
+            for batch in self._batches(missing):
+                self.arrays |= self._with_runtime(self._leading_to(batch), batch)
             return
         except BurnishError:
             pass
-        for node in nodes:
+        for node in dict.fromkeys(self.deferred.values()):
             try:
-                self.arrays |= self._with_runtime([node])
+                used = [value for value in node.outputs if value.name]
+                self.arrays |= self._with_runtime([node], used)
             except (BurnishError, KeyError):  # or an input could not be computed
                 del self.origins[node]
                 self.refused[node] = "the runtime cannot compute it"
+
+    def _batches(self, values: list[ir.Value]) -> Iterator[list[ir.Value]]:
+        """Yield values in turn, so few together that what is on the way to them stays small."""
+        batch: list[ir.Value] = []
+        size = 0
+        for value in values:
+            more = self.bytes_of(value) or 0
+            if batch and size + more > _BATCH:
+                yield batch
+                batch, size = [], 0
+            batch.append(value)
+            size += more
+        yield batch
+
+    def result(self, value: ir.Value) -> np.ndarray:
+        """Return what a known node computes, now if no one asked for it before."""
+        if value not in self.arrays:
+            self.arrays |= self._with_runtime(self._leading_to([value]), [value])
+        return self.arrays[value]
+
+    def _leading_to(self, values: Iterable[ir.Value]) -> list[ir.Node]:
+        """Return the deferred nodes to run for values, in topological order."""
+        found: set[ir.Node] = set()
+        pending = list(values)
+        while pending:
+            value = pending.pop()
+            node = None if value in self.arrays else self.deferred.get(value)
+            if node is not None and node not in found:
+                found.add(node)
+                pending += [item for item in node.inputs if item is not None]
+        return [node for node in dict.fromkeys(self.deferred.values()) if node in found]
 
     def _look(self, node: ir.Node) -> None:
         if node.op_type == "Constant" or node.domain not in ("", "ai.onnx.ml") or not node.outputs:
@@ -160,14 +202,14 @@ class Known:
             self.partials[value] = partial
 
     def _most_bytes(self, node: ir.Node) -> int:
-        given = (None if value is None else self._bytes_of(value) for value in node.inputs)
+        given = (None if value is None else self.bytes_of(value) for value in node.inputs)
         budget = self.budget
         if node.op_type == "ConstantOfShape" and stands_for_weights(node.outputs[0]):
             budget = max(budget, self.weights)
         return budget + sum(size or 0 for size in given)
 
-    def _bytes_of(self, value: ir.Value) -> int | None:
-        """Return the bytes of a known value, as far as known before it is computed."""
+    def bytes_of(self, value: ir.Value) -> int | None:
+        """Return the bytes of a known value; None where it has to be computed to say so."""
         if value in self.arrays:
             return self.arrays[value].nbytes
         tensor = tensor_of(value)
@@ -177,6 +219,13 @@ class Known:
             return None
         return int(np.prod(value.shape.numpy(), dtype=np.float64) * value.dtype.itemsize)
 
+    def dtype_of(self, value: ir.Value) -> ir.DataType:
+        """Return the type of a known value whose bytes are known."""
+        if value in self.arrays:
+            return ir.DataType.from_numpy(self.arrays[value].dtype)
+        assert value.dtype is not None
+        return value.dtype
+
     def _defer(self, node: ir.Node) -> str | None:
         """Leave a node to the runtime; returns why not."""
         if node.op_type in _TRAPS and not _is_floating(node):
@@ -184,10 +233,10 @@ class Known:
         for value in node.outputs:
             if not value.name:
                 continue
-            size = self._bytes_of(value)
+            size = self.bytes_of(value)
             if size is None:
                 infer_node(node, self.opset_imports)
-                size = self._bytes_of(value)
+                size = self.bytes_of(value)
             if size is None and node.op_type not in _BOUNDED:
                 return "the size of the result is not known beforehand"
             if size is not None and size > self._most_bytes(node):
@@ -216,7 +265,7 @@ class Known:
         for value in node.inputs:
             if value is None or value in self.partials or value in self.deferred:
                 continue
-            if self._is_known(value) and (self._bytes_of(value) or SMALL) < SMALL:
+            if self._is_known(value) and (self.bytes_of(value) or SMALL) < SMALL:
                 partial = partial_of(self._array(value))
                 if partial is not None:
                     self.partials[value] = partial
@@ -233,7 +282,9 @@ class Known:
             self.arrays[value] = array
             self.origins[node] = Origin(SMALL, 0, 64)
 
-    def _with_runtime(self, nodes: list[ir.Node]) -> dict[ir.Value, np.ndarray]:
+    def _with_runtime(
+        self, nodes: list[ir.Node], wanted: Collection[ir.Value]
+    ) -> dict[ir.Value, np.ndarray]:
         inside = {value for node in nodes for value in node.outputs}
         known: dict[ir.Value, ir.TensorProtocol] = {}
         for node in nodes:
@@ -242,7 +293,7 @@ class Known:
                     continue
                 tensor = tensor_of(value)
                 known[value] = ir.tensor(self.arrays[value]) if tensor is None else tensor
-        return evaluate_together(nodes, known, self.opset_imports)
+        return evaluate_together(nodes, known, wanted, self.opset_imports)
 
 
 def _never(node: ir.Node) -> str | None:
