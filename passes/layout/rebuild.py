@@ -13,7 +13,9 @@ from burnish.passes.rule import Builder
 from burnish.passes.shapes import infer_node
 
 
-def rebuild(graph: ir.Graph, root: ir.Graph, region: Region, sides: Sides, op: Builder) -> None:
+def rebuild(
+    graph: ir.Graph, root: ir.Graph, region: Region, sides: Sides, op: Builder
+) -> dict[ir.Value, ir.Value]:
     """Run each node in the form of its side, and put Transposes where a tensor is wanted in both.
 
     Args:
@@ -22,8 +24,13 @@ def rebuild(graph: ir.Graph, root: ir.Graph, region: Region, sides: Sides, op: B
         region: What is rebuilt.
         sides: The form each of its nodes shall run in.
         op: Builds the nodes.
+
+    Returns:
+        What was made anew of values outside the region, which another one may begin at.
     """
-    _Rebuilding(graph, root, region, op).run(sides)
+    rebuilding = _Rebuilding(graph, root, region, op)
+    rebuilding.run(sides)
+    return rebuilding.replaced
 
 
 class _Rebuilding:
@@ -35,6 +42,8 @@ class _Rebuilding:
         self.tensor_of = {value: tensor for tensor in region.tensors() for value in tensor.values}
         # What there is of each tensor, by the value that is computed first, and the form.
         self.there: dict[tuple[ir.Value, int], ir.Value] = {}
+        # Values outside the region that its nodes made, and what they make instead.
+        self.replaced: dict[ir.Value, ir.Value] = {}
 
     def run(self, sides: Sides) -> None:
         stored = self.region.values
@@ -67,6 +76,7 @@ class _Rebuilding:
             if perm is None:
                 if old.name:
                     replace_value(old, new)
+                    self.replaced[old] = new
                 continue
             _shape(new, old, perm)
             self.there[self.tensor_of[old].values[0], side] = new

@@ -10,7 +10,7 @@ in two forms.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 import onnx_ir as ir
@@ -65,6 +65,10 @@ class Region:
         move = self.moves[node]
         placed = [node.inputs[i] for i in move.inputs] + [node.outputs[i] for i in move.outputs]
         return next(self.values[value].form for value in placed if value is not None)
+
+    def follow(self, replaced: Mapping[ir.Value, ir.Value]) -> None:
+        """Take values that were made anew for what they were."""
+        self.values = {replaced.get(value, value): how for value, how in self.values.items()}
 
     def tensors(self) -> list[Tensor]:
         """Return the tensors of the region, in the order they were found."""
