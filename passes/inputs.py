@@ -77,6 +77,8 @@ class Sample:
         found = known.get(dim.value or "") or dim.evaluate(known)
         if not isinstance(found, int):
             raise CannotMeasure("a size is unknown")
+        if found < 0:
+            raise CannotMeasure("the inputs it would be measured on are too small for it")
         return found
 
     def _observed(self, value: ir.Value) -> tuple[int, ...]:

@@ -341,3 +341,14 @@ def test_reasons_are_counted_once_a_place() -> None:
     )
     found = refusals(run_pass(Layout(), model))["place-transposes"]
     assert found == {"the axes of the product would move": 1, "no other place is cheaper": 1}
+
+
+def test_a_region_that_begins_at_what_one_before_it_made_anew() -> None:
+    """Queries, keys and values as Qwen2-VL splits them: a Squeeze ends the one region."""
+    model = parse(
+        "g (float[N,3,2,5] x) => (y, z) <int64[1] first = {0}> {"
+        " a = Transpose<perm=[1,0,2,3]>(x) p, q, r = Split<axis=0, num_outputs=3>(a)"
+        " s = Squeeze(p, first) t = Squeeze(q, first) u = Relu(s) v = Neg(s) w = Add(u, v)"
+        " y = Transpose<perm=[1,0,2]>(w) h = Squeeze(r, first) z = Mul(t, h) }"
+    )
+    assert "Squeeze" in _ops(_run(model))
