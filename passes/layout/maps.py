@@ -32,7 +32,7 @@ _LEAST = 8
 
 
 def _swaps(perm: Any) -> bool:
-    return tuple(perm) == _SWAP
+    return perm is not None and tuple(perm) == _SWAP  # by default all axes are reversed
 
 
 @rule(opset=(5, None))

@@ -17,7 +17,8 @@ from burnish.backends.census import census
 from burnish.backends.target import Target
 from burnish.passes.layout import Layout
 from burnish.passes.layout.maps import map_to_tokens, tokens_to_map
-from burnish.testing import assert_becomes, assert_refuses, parse, run_pass
+from burnish.passes.rule import Rule
+from burnish.testing import assert_becomes, assert_refuses, parse, rewrites, run_pass
 
 _CPU = dataclasses.replace(Target.parse("cpu"), isa=frozenset({"avx2", "avx512"}))
 _TO_MAP = "t = Transpose<perm=[0,2,1]>(x) m = Reshape(t, map)"
@@ -91,6 +92,17 @@ def test_a_second_time_changes_nothing() -> None:
 )
 def test_refuses_to_make_a_map(model: ir.Model, reason: str) -> None:
     assert_refuses(tokens_to_map, model, reason, target=_CPU)
+
+
+@pytest.mark.parametrize("rule", [tokens_to_map, map_to_tokens])
+def test_leaves_a_transpose_that_reverses_all_axes(rule: Rule) -> None:
+    model = _model(
+        "t = Transpose(x) m = Reshape(t, map) c = Conv<group=16>(m, w)"
+        " r = Reshape(c, rows) y = Transpose(r)",
+        x="12,16,N",
+        y="S,16,N",
+    )
+    assert rewrites(run_pass(rule, model, target=_CPU)) == {}
 
 
 def test_refuses_to_make_tokens_of_what_no_convolution_made() -> None:
