@@ -33,6 +33,9 @@ class SessionSettings:
         prepack: Whether kernels keep a rearranged copy of the weights.
         arena: Whether memory is taken from an arena that grows, rather than from the system.
         memory_pattern: Whether all buffers of a run are planned as one block, where shapes allow.
+        memory_reuse: Whether values share a buffer by plan. The runtime's plan lets only values of
+            one shape share, and holds the buffer in between: where sizes are known but shapes
+            differ, the arena alone hands memory out again sooner, while it is in the caches.
         spinning: Whether idle threads wait busily for a moment: quicker, and costs processor time.
         providers: Execution providers, first choice first. The CPU takes what is left.
     """
@@ -43,6 +46,7 @@ class SessionSettings:
     prepack: bool = True
     arena: bool = True
     memory_pattern: bool = True
+    memory_reuse: bool = True
     spinning: bool = True
     providers: tuple[Provider, ...] = (Cpu(),)
 
@@ -86,6 +90,7 @@ class SessionSettings:
         """Set those of the options that are no arguments of `session`."""
         options.enable_cpu_mem_arena = self.arena
         options.enable_mem_pattern = self.memory_pattern
+        options.enable_mem_reuse = self.memory_reuse
         options.add_session_config_entry(
             "session.intra_op.allow_spinning", "1" if self.spinning else "0"
         )

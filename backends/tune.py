@@ -125,5 +125,6 @@ def _candidates(start: SessionSettings) -> Iterator[tuple[str, Any]]:
     yield "blocked_layout", not start.blocked_layout
     yield "arena", not start.arena
     yield "memory_pattern", not start.memory_pattern
+    yield "memory_reuse", not start.memory_reuse
     yield "prepack", not start.prepack
     yield "spinning", not start.spinning

@@ -55,7 +55,8 @@ def test_what_was_kept_is_what_the_settings_are() -> None:
 def test_every_setting_is_measured() -> None:
     found = tune(model(), _FEEDS, loads=2, repeats=2)
     tried = {trial.setting for trial in found.trials}
-    assert {"blocked_layout", "arena", "memory_pattern", "prepack", "spinning"} <= tried
+    memory = {"arena", "memory_pattern", "memory_reuse"}
+    assert {"blocked_layout", *memory, "prepack", "spinning"} <= tried
     assert all(0 < trial.low <= trial.speedup <= trial.high for trial in found.trials)
 
 
