@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Protobuf's wire format, as far as it takes to write a model whose weights are not in it.
+"""Protobuf's wire format, as far as it takes to write and read a model whose weights are not in it.
 
 Protobuf serializes to memory alone: the weights would be copied into a message, from there into
 its serialized form, and from there into the file. Here the message holds none; its serialized form
-is cut where they belong, and the lengths of what holds them are corrected.
+is cut where they belong, and the lengths of what holds them are corrected. And it parses to memory
+of its own, out of which data are had as copies alone: so the message that is parsed holds none.
 
 Source of the format: https://protobuf.dev/programming-guides/encoding
 """
@@ -15,7 +16,7 @@ from collections.abc import Iterator, Mapping
 # Fields of onnx.proto: of ModelProto, of GraphProto, and of TensorProto.
 _GRAPH = 7
 _INITIALIZER = 5
-_NAME, _RAW_DATA = 8, 9
+_SEGMENT, _NAME, _RAW_DATA, _EXTERNAL_DATA, _DATA_LOCATION = 3, 8, 9, 13, 14
 
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 
@@ -34,6 +35,70 @@ def pieces(model: bytes, sizes: Mapping[str, int]) -> tuple[list[Piece], int]:
         the number of bytes this takes in all.
     """
     return _outer(memoryview(model), (_GRAPH, _INITIALIZER), sizes)
+
+
+def without_data(model: memoryview, least: int) -> tuple[bytes, dict[int, slice]]:
+    """Leave large raw data of initializers out of a serialized model.
+
+    Args:
+        model: Serialized.
+        least: Fewest bytes that are left out.
+
+    Returns:
+        The model, in which these data are empty. And where they lie, by the number of the
+        initializer in the main graph.
+
+    Raises:
+        ValueError: it is no whole message.
+    """
+    found: dict[int, slice] = {}
+    kept: list[bytes | memoryview] = []
+    count, rest = 0, 0
+    for number, start, content, end in _whole_fields(model):
+        if number != _GRAPH:
+            continue
+        parts: list[bytes | memoryview] = []
+        inner = content
+        for member, first, at, last in _whole_fields(model[content:end]):
+            if member != _INITIALIZER:
+                continue
+            data = _data_of(model[content + at : content + last], least)
+            if data is not None:
+                begin, data_at, stop = (content + at + place for place in data)
+                found[count] = slice(data_at, stop)
+                empty = _header(_RAW_DATA, 0)
+                size = last - at - (stop - begin) + len(empty)
+                parts += [model[inner : content + first], _header(_INITIALIZER, size)]
+                parts += [model[content + at : begin], empty, model[stop : content + last]]
+                inner = content + last
+            count += 1
+        parts.append(model[inner:end])
+        kept += [model[rest:start], _header(_GRAPH, sum(map(len, parts))), *parts]
+        rest = end
+    return b"".join([*kept, model[rest:]]), found
+
+
+def _data_of(tensor: memoryview, least: int) -> tuple[int, int, int] | None:
+    """Where the field of raw data starts, where they do, and where they end; None if not large."""
+    if len(tensor) < least:
+        return None
+    found = None
+    for number, start, content, end in _whole_fields(tensor):
+        if number in (_SEGMENT, _EXTERNAL_DATA, _DATA_LOCATION) or (found and number == _RAW_DATA):
+            return None
+        if number == _RAW_DATA and end - content >= least:
+            found = start, content, end
+    return found
+
+
+def _whole_fields(message: memoryview) -> Iterator[tuple[int, int, int, int]]:
+    try:
+        for field in _fields(message):
+            if field[-1] > len(message):
+                raise ValueError("a field ends behind its message")
+            yield field
+    except (IndexError, KeyError) as error:
+        raise ValueError("not a message") from error
 
 
 def _outer(

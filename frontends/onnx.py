@@ -1,19 +1,23 @@
 # SPDX-License-Identifier: Apache-2.0
 """The ONNX frontend: files in protobuf or in text, bytes, and models in memory.
 
-Weights are never copied to repair a model: the file is mapped while it is parsed, external data
-stays on disk until a pass reads it, and the repairs only touch names, order and shapes.
+Weights are never copied to repair a model: the file is mapped while it is parsed, large weights go
+from there into arrays, external data stays on disk until a pass reads it, and the repairs only
+touch names, order and shapes.
 """
 
 from __future__ import annotations
 
+import contextlib
+import math
 import mmap
 import os
 import stat
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from burnish.backends import wire
 from burnish.errors import InputError
 from burnish.frontends import Loaded, digest, external
 from burnish.frontends.contents import check_contents
@@ -24,12 +28,15 @@ from burnish.frontends.sparse import densify
 from burnish.frontends.stale import forget_stale_sizes
 
 if TYPE_CHECKING:
+    import numpy as np
     import onnx
     import onnx_ir as ir
 
 _BINARY = (".onnx",)
 _TEXT = (".onnxtxt", ".onnxtext", ".txt", ".textproto", ".prototxt", ".pbtxt", ".json")
 _HEAD = 4096
+_LARGE = 2**20 + 1  # bytes of data that are not parsed; the check of contents leaves them alone
+_OF_BYTES = (1, 2, 3, 4, 5, 6, 7, 10, 11, 12, 13)  # types that NumPy has, by number
 _PROTOBUF_LIMIT = 2**31 - 1
 _REEXPORT = "the file is damaged or badly made; export it again"
 
@@ -135,9 +142,12 @@ def _from_binary(content: bytes | memoryview, file: Path | None, where: str) -> 
             f"{where} has {len(content)} bytes, over the 2 GB protobuf can hold",
             hint="export it again with external data",
         )
-    proto = onnx.ModelProto()
+    proto, data = onnx.ModelProto(), dict[int, slice]()
     try:
-        proto.ParseFromString(content)
+        hollow: bytes | memoryview = content
+        with contextlib.suppress(ValueError):
+            hollow, data = wire.without_data(memoryview(content), _LARGE)
+        proto.ParseFromString(hollow)
     except DecodeError as error:
         if head[:1] == b"\x08":
             raise InputError(
@@ -146,7 +156,42 @@ def _from_binary(content: bytes | memoryview, file: Path | None, where: str) -> 
                 hint="export or download it again",
             ) from error
         raise InputError(f"{where} is not an ONNX model", hint="give a .onnx file") from error
-    return _loaded(proto, file, where, content)
+    return _loaded(proto, file, where, content, _arrays(proto, content, data))
+
+
+def _arrays(
+    proto: onnx.ModelProto, content: bytes | memoryview, data: Mapping[int, slice]
+) -> list[tuple[onnx.TensorProto, np.ndarray]]:
+    """Return initializers of which the data are not in the model, with these as arrays.
+
+    Data that do not fit their tensor are put back, for others to say so.
+
+    Args:
+        proto: The model.
+        content: What it was parsed from.
+        data: Where they lie in it, by number of an initializer.
+    """
+    import numpy as np
+    import onnx_ir as ir
+
+    found = []
+    for index, place in data.items():
+        tensor = proto.graph.initializer[index]
+        sizes = tuple(tensor.dims)
+        dtype = np.dtype(np.void)
+        if tensor.data_type in _OF_BYTES:
+            dtype = ir.DataType(tensor.data_type).numpy()
+        if min(sizes, default=0) < 0 or math.prod(sizes) * dtype.itemsize != _length(place):
+            tensor.raw_data = bytes(content[place])
+            continue
+        array = np.frombuffer(content[place], dtype).reshape(sizes).copy()
+        array.flags.writeable = False
+        found.append((tensor, array))
+    return found
+
+
+def _length(place: slice) -> int:
+    return int(place.stop - place.start)
 
 
 def _from_text(content: bytes, file: Path | None, where: str) -> Loaded:
@@ -185,7 +230,11 @@ def _from_ir(model: ir.Model) -> Loaded:
 
 
 def _loaded(
-    proto: onnx.ModelProto, file: Path | None, where: str, content: bytes | memoryview | None
+    proto: onnx.ModelProto,
+    file: Path | None,
+    where: str,
+    content: bytes | memoryview | None,
+    arrays: Sequence[tuple[onnx.TensorProto, np.ndarray]] = (),
 ) -> Loaded:
     import onnx_ir as ir
 
@@ -198,10 +247,31 @@ def _loaded(
         model = ir.serde.deserialize_model(proto)
     except ir.serde.SerdeError as error:
         raise InputError(f"{where} cannot be read: {_cause(error)}", hint=_REEXPORT) from error
+    _fill(model, arrays)
     files = external.attach(model, file, where)
     source = digest.of_model(model) if content is None else digest.of_bytes(content, files)
     notes += repair(model, where)
     return Loaded(model, tuple(notes), source)
+
+
+def _fill(model: ir.Model, arrays: Sequence[tuple[onnx.TensorProto, np.ndarray]]) -> None:
+    """Give initializers the data that were left out when they were parsed."""
+    import onnx_ir as ir
+
+    # One object stands for a part of a message as long as someone holds it.
+    held = {id(proto): array for proto, array in arrays}
+    for value in model.graph.initializers.values():
+        old = value.const_value
+        if not isinstance(old, ir.serde.TensorProtoTensor) or id(old.raw) not in held:
+            continue
+        value.const_value = ir.Tensor(
+            held[id(old.raw)],
+            old.dtype,
+            shape=old.shape,
+            name=old.name,
+            doc_string=old.doc_string,
+            metadata_props=old.metadata_props,
+        )
 
 
 def _check(proto: onnx.ModelProto, where: str) -> None:

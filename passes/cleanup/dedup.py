@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
+import numpy as np
 import onnx_ir as ir
 
 from burnish.passes.base import Pass
@@ -103,6 +104,15 @@ def _digest(tensor: ir.TensorProtocol) -> bytes:
     return digest.digest()
 
 
+def _bytes(tensor: ir.TensorProtocol) -> memoryview:
+    """Return the bytes of a tensor; without a copy where they are an array's."""
+    if isinstance(tensor, ir.Tensor):
+        array = tensor.numpy()
+        if array.dtype.isnative and array.flags.c_contiguous and tensor.dtype.bitwidth >= 8:
+            return array.reshape(-1).view(np.uint8).data
+    return memoryview(tensor.tobytes())
+
+
 def _chunks(tensor: ir.TensorProtocol, size: int) -> Iterator[bytes]:
     """Yield the bytes of a tensor, read rather than mapped where they lie in a file."""
     if isinstance(tensor, ir.ExternalTensor):
@@ -117,6 +127,6 @@ def _chunks(tensor: ir.TensorProtocol, size: int) -> Iterator[bytes]:
         for text in tensor.string_data():
             yield len(text).to_bytes(8, "little") + text
         return
-    data = memoryview(tensor.tobytes())
+    data = _bytes(tensor)
     for start in range(0, len(data), size):
         yield bytes(data[start : start + size])

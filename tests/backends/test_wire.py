@@ -83,3 +83,43 @@ def test_weights_stay_outside_of_what_is_serialized() -> None:
     assert parts.count("w") == 1
     assert total == sum(10**10 if part == "w" else len(part) for part in parts)
     assert wire.pieces(hollow, {}) == ([hollow], len(hollow))
+
+
+@pytest.mark.parametrize("kind", sorted(TENSORS))
+def test_a_message_without_data_is_that_with_them_emptied(kind: str) -> None:
+    proto = ir.to_proto(model(TENSORS[kind]()))
+    content = proto.SerializeToString()
+    hollow, places = wire.without_data(memoryview(content), 1000)
+    found = onnx.ModelProto.FromString(hollow)
+    for index, place in places.items():
+        assert content[place] == proto.graph.initializer[index].raw_data
+        proto.graph.initializer[index].raw_data = b""
+    assert found == proto
+    left = [len(tensor.raw_data) for tensor in found.graph.initializer]
+    assert max(left) < 1000 or kind in ("proto-located",)
+
+
+def test_data_of_two_graphs_that_protobuf_merges_are_counted_on() -> None:
+    first, second = (
+        onnx.ModelProto(graph=onnx.GraphProto(initializer=[onnx.numpy_helper.from_array(array())]))
+        for _ in range(2)
+    )
+    content = first.SerializeToString() + second.SerializeToString()
+    hollow, places = wire.without_data(memoryview(content), 1000)
+    assert len(onnx.ModelProto.FromString(hollow).graph.initializer) == 2
+    assert [content[places[i]] for i in range(2)] == [array().tobytes()] * 2
+
+
+def test_data_given_twice_stay_where_they_are() -> None:
+    tensor = onnx.TensorProto(raw_data=bytes(5000)).SerializeToString()
+    graph = b"\x2a" + bytes([len(tensor * 2) & 127 | 128, len(tensor * 2) >> 7]) + tensor * 2
+    content = b"\x3a" + bytes([len(graph) & 127 | 128, len(graph) >> 7]) + graph
+    assert len(onnx.ModelProto.FromString(content).graph.initializer[0].raw_data) == 5000
+    assert wire.without_data(memoryview(content), 1000) == (content, {})
+
+
+def test_what_is_no_whole_message_has_no_data() -> None:
+    content = ir.to_proto(model(TENSORS["array"]())).SerializeToString()
+    for end in (len(content) - 1, len(content) // 2, 1):
+        with pytest.raises(ValueError, match="message"):
+            wire.without_data(memoryview(content)[:end], 1000)

@@ -8,8 +8,10 @@ import gzip
 import hashlib
 import io
 import pickle
+import tracemalloc
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -136,6 +138,78 @@ def test_models_in_memory_are_left_alone(proto: onnx.ModelProto) -> None:
 
 
 # --- external data and digest ----------------------------------------------------------------
+
+
+def large(**fields: Any) -> onnx.ModelProto:
+    """A model of two weights of 2 MB, which are read past protobuf."""
+    model = onnx.parser.parse_model(
+        '<ir_version: 10, opset_import: ["": 21]> '
+        "g (float[N,512] x) => (float[N,1024] z) { y = MatMul(x, v)  z = MatMul(y, w) }"
+    )
+    rng = np.random.default_rng(0)
+    for name, shape in (("v", (512, 1024)), ("w", (1024, 1024))):
+        array = rng.standard_normal(shape, np.float32)
+        model.graph.initializer.append(onnx.numpy_helper.from_array(array, name))
+    for name, value in fields.items():
+        setattr(model.graph.initializer[0], name, value)
+    return model
+
+
+def test_large_weights_are_held_once(tmp_path: Path) -> None:
+    proto = large(doc_string="said of it")
+    (tmp_path / "m.onnx").write_bytes(proto.SerializeToString())
+    initializers = load(tmp_path / "m.onnx").model.graph.initializers
+    for tensor in proto.graph.initializer:
+        found = initializers[tensor.name].const_value
+        assert isinstance(found, ir.Tensor)
+        assert np.shares_memory(found.numpy(), found.numpy())
+        assert not found.numpy().flags.writeable
+        np.testing.assert_array_equal(found.numpy(), onnx.numpy_helper.to_array(tensor))
+        assert (found.name, found.doc_string or "") == (tensor.name, tensor.doc_string)
+        assert ir.serde.serialize_tensor(found).raw_data == tensor.raw_data
+
+
+def test_loading_takes_the_memory_of_the_weights(tmp_path: Path) -> None:
+    proto = large()
+    path = tmp_path / "m.onnx"
+    path.write_bytes(proto.SerializeToString())
+    size = path.stat().st_size
+    load(path)
+    tracemalloc.start()
+    try:
+        loaded = load(path)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert loaded.model.graph.initializers
+    assert size < peak < 1.1 * size
+
+
+def test_of_a_name_given_twice_the_last_data_are_read(tmp_path: Path) -> None:
+    proto = large()
+    twice = onnx.TensorProto()
+    twice.CopyFrom(proto.graph.initializer[0])
+    twice.raw_data = bytes(len(twice.raw_data))
+    proto.graph.initializer.append(twice)
+    (tmp_path / "m.onnx").write_bytes(proto.SerializeToString())
+    found = load(tmp_path / "m.onnx").model.graph.initializers["v"].const_value
+    assert found is not None
+    assert not found.numpy().any()
+
+
+@pytest.mark.parametrize("fields", [{"dims": [512, 1025]}, {"data_type": onnx.TensorProto.DOUBLE}])
+def test_large_weights_that_do_not_fit_are_left_to_those_who_read_them(
+    fields: dict[str, Any],
+) -> None:
+    proto = large()
+    tensor = proto.graph.initializer[0]
+    if "dims" in fields:
+        tensor.dims[:] = fields["dims"]
+    else:
+        tensor.data_type = fields["data_type"]
+    found = load(proto.SerializeToString()).model.graph.initializers["v"].const_value
+    assert isinstance(found, ir.serde.TensorProtoTensor)
+    assert len(found.raw.raw_data) == 4 * 512 * 1024
 
 
 def test_digest_is_that_of_sha256sum(path: Path, external: Path) -> None:
