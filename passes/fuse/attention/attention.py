@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+import numpy as np
 import onnx_ir as ir
 
 from burnish.passes.cleanup import Cleanup
@@ -78,27 +79,30 @@ def _(
     form = form_for(op, ctx.target, v.dtype, capped=found.softcap != 0)
     if isinstance(form, NoMatch):
         return form
-    parts = _parts(op, found, values, shared=form.shares_heads)
+    flat = all(_has_three_axes(value) for value in (found.queries, found.keys, values))
+    parts = _parts(op, found, values, shared=form.shares_heads, flat=flat)
     if isinstance(parts, NoMatch):
         return parts
     result = None if parted is None else parted.outputs[0]
     if result is not None and not _has_dims(result, parts):
         return NoMatch("the product is not split into the heads it came from")
-    mask = mask_of(op, found.masks, parts[0], parts[1], guarded=guard is not None)
+    mask = mask_of(op, found.masks, *parts[:2], guarded=guard is not None, flat=flat)
     if isinstance(mask, NoMatch):
         return mask
     wide = scores.dtype != parts[0].dtype
-    return form.write(
-        op, Attended(*parts, mask, found.scale, found.softcap, guard is not None, wide)
-    )
+    y = form.write(op, Attended(*parts, mask, found.scale, found.softcap, guard is not None, wide))
+    return op.Squeeze(y, _HEADS) if flat else y
 
 
 # --- queries, keys and values ------------------------------------------------------------------
 
 Parts = tuple[Operand, Operand, Operand]
+_HEADS = np.array([1])  # their axis
 
 
-def _parts(op: Builder, found: Scores, values: ir.Value, *, shared: bool) -> Parts | NoMatch:
+def _parts(
+    op: Builder, found: Scores, values: ir.Value, *, shared: bool, flat: bool
+) -> Parts | NoMatch:
     """Return queries, keys and values `[batch, heads, length, size]` that fit together.
 
     Args:
@@ -106,6 +110,7 @@ def _parts(op: Builder, found: Scores, values: ir.Value, *, shared: bool) -> Par
         found: What the scores are made of.
         values: As they are multiplied.
         shared: Several heads of queries may have one of keys and values.
+        flat: They have three axes, be it that heads and batches share one; then there is one head.
     """
     queries, keys, times, again = found.queries, found.keys, 1, 1
     if queries.dtype != values.dtype:
@@ -124,6 +129,8 @@ def _parts(op: Builder, found: Scores, values: ir.Value, *, shared: bool) -> Par
             keys, values = few_keys, few_values
         else:
             times = 1
+    if flat:
+        queries, keys, values = (_with_one_head(op, part) for part in (queries, keys, values))
     parts = Operand(queries), Operand(keys), Operand(values)
     if any(_is_dequantized(part) for part in parts):
         return NoMatch("queries, keys or values are quantized", FUSE_BEFORE)
@@ -139,6 +146,16 @@ def _parts(op: Builder, found: Scores, values: ir.Value, *, shared: bool) -> Par
     if k[1] * times != q[1] and not (shared and k[1] == 1):
         return NoMatch("queries and keys have different heads")
     return parts
+
+
+def _has_three_axes(value: ir.Value) -> bool:
+    return value.shape is not None and len(value.shape) == 3
+
+
+def _with_one_head(op: Builder, part: ir.Value) -> ir.Value:
+    made: ir.Value = op.Unsqueeze(part, _HEADS)
+    infer_node(op.nodes[-1], op.opset_imports)
+    return made
 
 
 def _narrow(value: ir.Value, dtype: ir.DataType | None) -> ir.Value:

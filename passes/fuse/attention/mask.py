@@ -85,7 +85,13 @@ Mask = Added | Replaced
 
 
 def mask_of(
-    op: Builder, masks: Sequence[Mask], q: Operand, k: Operand, *, guarded: bool
+    op: Builder,
+    masks: Sequence[Mask],
+    q: Operand,
+    k: Operand,
+    *,
+    guarded: bool,
+    flat: bool = False,
 ) -> ir.Value | NoMatch | None:
     """Build the one mask that is added to the scores; None if there is none.
 
@@ -95,11 +101,12 @@ def mask_of(
         q: Queries `[batch, heads, queries, size]`.
         k: Keys `[batch, heads, keys, size]`.
         guarded: NaN behind the softmax becomes 0.
+        flat: The masks are those of scores of three axes, and get an axis of heads.
     """
-    guarded = guarded or _leaves_some(masks, q, k)
+    guarded = guarded or (not flat and _leaves_some(masks, q, k))
     whole: ir.Value | None = None
     for mask in masks:
-        made = _added(op, mask, whole, q, guarded=guarded)
+        made = _added(op, mask, whole, q, guarded=guarded, flat=flat)
         if isinstance(made, NoMatch):
             return made
         whole = _inferred(op, made)
@@ -109,7 +116,7 @@ def mask_of(
 
 
 def _added(
-    op: Builder, mask: Mask, before: ir.Value | None, q: Operand, *, guarded: bool
+    op: Builder, mask: Mask, before: ir.Value | None, q: Operand, *, guarded: bool, flat: bool
 ) -> ir.Value | NoMatch:
     """Return the sum of the mask and what there was before it."""
     assert q.dtype is not None
@@ -125,6 +132,8 @@ def _added(
             made = op.Reshape(made, _four_axes(op, mask.value, mask.shape))
         if mask.windows:
             made = _for_each_image(op, made, mask, q)
+        if flat and _rank(mask.value) == 3:
+            made = op.Unsqueeze(made, np.array([1]))
         return made if before is None else op.Add(before, made)
     fill = _soft(mask.fill, q.dtype, guarded=guarded)
     if isinstance(fill, NoMatch):
@@ -132,7 +141,14 @@ def _added(
     number = _number(fill, q.dtype)
     kept = np.zeros((), q.dtype.numpy()) if before is None else before
     branches = (kept, number) if mask.keeps else (number, kept)
-    return op.Where(mask.condition, *branches)  # type: ignore[no-any-return]
+    condition = mask.condition
+    if flat and _rank(condition) == 3:
+        condition = op.Unsqueeze(condition, np.array([1]))
+    return op.Where(condition, *branches)  # type: ignore[no-any-return]
+
+
+def _rank(value: ir.Value) -> int | None:
+    return None if value.shape is None else len(value.shape)
 
 
 def _four_axes(op: Builder, mask: ir.Value, scores: ir.Value) -> ir.Value:

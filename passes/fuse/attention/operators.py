@@ -107,8 +107,11 @@ def _multi_head(op: Builder, given: Attended) -> Replacement:
     heads = given.q.dims[1]
     assert isinstance(heads, int)
     parts = (joined(op, swapped(op, part)) for part in (given.q, given.k, given.v))
+    mask = given.mask
+    if mask is not None and mask.shape is not None and len(mask.shape) < 4:
+        mask = op.Unsqueeze(mask, np.arange(4 - len(mask.shape)))
     y = op.MultiHeadAttention(
-        *parts, None, None, given.mask, num_heads=heads, scale=given.scale, _domain=MICROSOFT
+        *parts, None, None, mask, num_heads=heads, scale=given.scale, _domain=MICROSOFT
     )
     y = _shaped(swapped(op, split(op, y, heads)), given)
     if not given.guarded or given.mask is None:

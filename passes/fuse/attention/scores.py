@@ -32,8 +32,9 @@ class Scores:
     """scale * factor * (queries @ keys), capped softly, then the masks in order.
 
     Attributes:
-        queries: `[batch, heads, queries, size]`.
-        keys: `[batch, heads, keys, size]` once they are transposed by `keys_perm`.
+        queries: `[batch, heads, queries, size]`, or without the heads.
+        keys: `[batch, heads, keys, size]` once they are transposed by `keys_perm`, or without
+            the heads.
         keys_perm: None if they are as they should be.
         scale: Of the product; what stood on queries and keys is in it.
         factor: One more, `[..., heads, 1, 1]`, or None.
@@ -277,4 +278,4 @@ def _untransposed(value: ir.Value) -> tuple[ir.Value, tuple[int, ...] | None]:
         if node.inputs[0] is not None and len(perm) in (3, 4):
             whole = (*perm[:-2], perm[-1], perm[-2])
             return node.inputs[0], None if whole == tuple(range(len(perm))) else whole
-    return value, SWAP_LAST
+    return value, (0, 2, 1) if value.shape is not None and len(value.shape) == 3 else SWAP_LAST

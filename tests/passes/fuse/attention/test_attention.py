@@ -143,6 +143,14 @@ def test_masks(freeze: Freeze, mask: str, end: str, target: Target) -> None:
     assert len({"Attention", "MultiHeadAttention"} & set(operators)) == 1
 
 
+@pytest.mark.parametrize("mask", ["2,3", "4,2,3", "1,2,3"])
+@pytest.mark.parametrize("target", [WANTS, WANTS_MHA], ids=["standard", "microsoft"])
+def test_masks_of_fewer_axes(freeze: Freeze, mask: str, target: Target) -> None:
+    signature = SIGNATURE.replace("[N,4,2,3] xb", f"[{mask}] xb")
+    model = freeze(f"{signature} {{ {PRODUCT} z = Add(a, xb) {PLAIN} }}", opset=23, **NUMBERS)
+    assert "Softmax" not in fused(model, target)
+
+
 @pytest.mark.parametrize("target", [WANTS, WANTS_MHA], ids=["standard", "microsoft"])
 def test_a_guarded_mask_of_minus_infinity(freeze: Freeze, target: Target) -> None:
     body = f"{{ {PRODUCT} b = Where(xm, zero, minusinf) z = Add(a, b) {GUARD} }}"
@@ -171,7 +179,7 @@ def test_what_is_no_attention(freeze: Freeze, body: str, reason: str) -> None:
     [
         ("1,4,2,8", "N,4,3,8", "N,4,3,8", "to have the same batch size"),
         ("N,H,2,8", "N,H,3,8", "N,H,3,8", "the number of heads is unknown"),
-        ("4,2,8", "4,3,8", "4,3,8", "not of rank 4"),
+        ("4,2,8", "4,3,8", "1,4,3,8", "not of rank 4"),
     ],
 )
 def test_shapes_that_do_not_fit(q: str, k: str, v: str, reason: str) -> None:
@@ -275,6 +283,40 @@ def test_a_scale_for_each_head_behind_a_mask(freeze: Freeze) -> None:
     text = f"{BY_HEAD} {{ {PRODUCT} e = Add(a, xb) z = Mul(e, v) {PLAIN} }}"
     model = freeze(text, opset=23, **NUMBERS)
     assert_refuses(attention, model, "scaled behind a mask", target=WANTS)
+
+
+# --- three axes ---------------------------------------------------------------------------------
+
+FLAT = (
+    "g (float[B,2,8] xq, float[B,3,8] xk, float[B,3,6] xv, float c, float zero, float low,"
+    " float[%s] xb, bool[2,3] xm) => (float[B,2,6] y)"
+)
+
+
+@pytest.mark.parametrize("mask", ["B,2,3", "B,1,3", "2,3", "1,1,3"])
+@pytest.mark.parametrize(
+    "body",
+    [
+        "t = Transpose<perm=[0,2,1]>(xk) s = MatMul(xq, t) a = Mul(s, c) z = Add(a, xb)",
+        "t = Transpose<perm=[0,2,1]>(xk) s = MatMul(xq, t) a = Sub(s, xb) z = Where(xm, a, low)",
+    ],
+)
+@pytest.mark.parametrize("target", [WANTS, WANTS_MHA], ids=["standard", "microsoft"])
+def test_heads_and_batches_on_one_axis(
+    freeze: Freeze, mask: str, body: str, target: Target
+) -> None:
+    """As WavLM has them, and what torch's multi-head attention exports where it gives weights."""
+    text = f"{FLAT % mask} {{ {body} p = Softmax<axis=-1>(z) y = MatMul(p, xv) }}"
+    numbers = {"c": 0.25, "zero": 0.0, "low": LOWEST}
+    operators = fused(freeze(text, opset=23, **numbers), target)
+    assert "Softmax" not in operators
+    assert len({"Attention", "MultiHeadAttention"} & set(operators)) == 1
+
+
+def test_keys_that_come_transposed_on_three_axes() -> None:
+    text = "g (float[B,2,8] q, float[B,8,3] k, float[B,3,6] v) => (float[B,2,6] y)"
+    model = parse(f"{HEADER}{text} {{ s = MatMul(q, k) p = Softmax(s) y = MatMul(p, v) }}")
+    assert "Attention" in fused(model)
 
 
 # --- float16 -----------------------------------------------------------------------------------
