@@ -113,6 +113,7 @@ def compare(
     repeats: int = 30,
     warmup: int = 3,
     budget: float = 60.0,
+    enough: Callable[[Comparison], bool] | None = None,
 ) -> Comparison:
     """Time variants in turns.
 
@@ -124,13 +125,25 @@ def compare(
             the next; none runs twice in a row where there are more than two.
         warmup: Runs of each variant that are not counted.
         budget: Seconds after which no further round is started, though at least one is made.
+        enough: Is asked after a quarter of the budget, and of the rounds, whether these tell all
+            that is to be known; then no more are made. Once: who looks after each round stops at
+            the first that happens to please.
 
     Raises:
         InputError: there is no variant, or `repeats` is less than 1.
     """
     if not variants or repeats < 1:
         raise InputError("there is nothing to measure", hint="give a model and at least 1 repeat")
-    return summarize(_rounds(variants, feeds, repeats, warmup, time.perf_counter() + budget))
+    start = time.perf_counter()
+    if enough is None:
+        return summarize(_rounds(variants, feeds, repeats, warmup, start + budget))
+    first = _rounds(variants, feeds, math.ceil(repeats / 4), warmup, start + budget / 4)
+    found = summarize(first)
+    left = repeats - found.rounds
+    if left < 1 or time.perf_counter() > start + budget or enough(found):
+        return found
+    rest = _rounds(variants, feeds, left, 0, start + budget)
+    return summarize({name: np.concatenate([first[name], rest[name]]) for name in variants})
 
 
 def _rounds(

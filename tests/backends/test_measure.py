@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from burnish.backends.feeds import random_feeds
-from burnish.backends.measure import _student, compare, compare_loads, summarize
+from burnish.backends.measure import Comparison, _student, compare, compare_loads, summarize
 from burnish.backends.onnxruntime import session
 from burnish.errors import InputError
 from burnish.testing import parse
@@ -57,6 +57,28 @@ def test_the_budget_ends_the_rounds() -> None:
     result = compare({"A": Sleeper("A", 0.02, log)}, {}, repeats=1000, warmup=0, budget=0.1)
     assert 1 <= result.rounds <= 6
     assert compare({"A": Sleeper("A", 0, log)}, {}, repeats=9, budget=0).rounds == 1
+
+
+@pytest.mark.parametrize(("enough", "rounds"), [(True, 8), (False, 32)])
+def test_whether_rounds_are_enough_is_asked_once_after_a_quarter(enough: bool, rounds: int) -> None:
+    asked: list[Comparison] = []
+    log: list[str] = []
+
+    def look(found: Comparison) -> bool:
+        asked.append(found)
+        return enough
+
+    variants = {name: Sleeper(name, 0.0001, log) for name in "AB"}
+    found = compare(variants, {}, repeats=32, warmup=1, enough=look)
+    assert [item.rounds for item in asked] == [8]
+    assert found.rounds == rounds
+    assert Counter(log) == {"A": rounds + 1, "B": rounds + 1}
+
+
+def test_two_parts_of_the_rounds_share_one_budget() -> None:
+    variants = {"A": Sleeper("A", 0.01, [])}
+    found = compare(variants, {}, repeats=1000, warmup=0, budget=0.2, enough=lambda _: False)
+    assert found.rounds < 22
 
 
 def test_nothing_to_measure_is_bad_input() -> None:

@@ -37,6 +37,8 @@ _LOADS = 3
 """Comparisons, each of sessions of their own, until one is narrow."""
 _NARROW = 1.03
 """Upper over lower end of the interval of a comparison that nothing disturbed."""
+_CLEAR = 1.1
+"""How far from 1 an interval lies of which the exact place does not matter."""
 
 
 @dataclass
@@ -229,8 +231,13 @@ def _is_faster(decision: Decision) -> bool:
     return decision.chosen == "rewritten" and (decision.low or 0) > 1
 
 
+def _is_clear(low: float, high: float) -> bool:
+    """Whether an interval leaves no doubt of which of two models is faster."""
+    return low > _CLEAR or high < 1 / _CLEAR
+
+
 def _timed(before: ir.Model, after: ir.Model, feeds: Mapping[str, np.ndarray]) -> Answer:
-    """Time two models in turns; again, if something else kept the machine busy.
+    """Time two models in turns; again, if something else kept the machine busy and it matters.
 
     Raises:
         CannotMeasure: one does not run, or takes too long.
@@ -240,7 +247,7 @@ def _timed(before: ir.Model, after: ir.Model, feeds: Mapping[str, np.ndarray]) -
         found = _compared(before, after, feeds)
         if narrowest is None or found.high / found.low < narrowest.high / narrowest.low:
             narrowest = found
-        if narrowest.high / narrowest.low <= _NARROW:
+        if narrowest.high / narrowest.low <= _NARROW or _is_clear(narrowest.low, narrowest.high):
             break
     assert narrowest is not None
     return narrowest
@@ -256,7 +263,14 @@ def _compared(before: ir.Model, after: ir.Model, feeds: Mapping[str, np.ndarray]
             given = feeds or random_run(old).feeds
             sides = {"before": old, "after": new}
             compare(sides, given, repeats=1, warmup=1)
-            found = compare(sides, given, repeats=_ROUNDS, warmup=0, budget=_SECONDS)
+            found = compare(
+                sides,
+                given,
+                repeats=_ROUNDS,
+                warmup=0,
+                budget=_SECONDS,
+                enough=lambda so_far: _is_clear(so_far["after"].low, so_far["after"].high),
+            )
     except BurnishError as error:
         raise CannotMeasure(f"it does not run: {error}") from error
     timing = found["after"]
