@@ -16,7 +16,7 @@ import pytest
 from burnish.backends.census import census
 from burnish.backends.target import Target
 from burnish.passes.layout import Layout
-from burnish.passes.layout.maps import map_to_tokens, tokens_to_map
+from burnish.passes.layout.maps import map_to_tokens, product_to_map, tokens_to_map
 from burnish.passes.rule import Rule
 from burnish.testing import assert_becomes, assert_refuses, parse, rewrites, run_pass
 
@@ -46,6 +46,33 @@ def test_channels_are_last_outside_the_layout(body: str) -> None:
     operators = ["Reshape", "Transpose", "Conv", *relu, "Transpose", "Reshape"]
     feeds = {"x": np.random.default_rng(0).normal(size=(2, 12, 16)).astype(np.float32)}
     assert_becomes(Layout(), _model(body), operators, target=_CPU, feeds=feeds)
+
+
+@pytest.mark.parametrize("between", ["", "Gelu"])
+def test_products_multiply_channels_last(between: str) -> None:
+    body = (
+        "p = MatMul(z, u) x = Add(b, p)"
+        f" {_TO_MAP} {_CONV} {_TO_ROWS.replace('y =', 't2 =')}"
+        f" {f't3 = {between}(t2)' if between else 't3 = Identity(t2)'}"
+        " q = MatMul(t3, v) y = Add(q, b)"
+    )
+    weights = {
+        "w": np.linspace(-1, 1, 16 * 9, dtype=np.float32).reshape(16, 1, 3, 3),
+        "u": np.linspace(-1, 1, 8 * 16, dtype=np.float32).reshape(8, 16),
+        "v": np.linspace(1, -1, 16 * 16, dtype=np.float32).reshape(16, 16),
+        "b": np.linspace(0, 1, 16, dtype=np.float32),
+    }
+    model = parse(
+        "g (float[N,12,8] z) => (float[N,12,16] y)"
+        f" <int64[4] map = {{0,16,3,4}}, int64[3] rows = {{0,16,-1}}> {{ {body} }}",
+        **weights,
+    )
+    product = ["MatMul", "Add"]
+    operators = ["Reshape", *product, "Transpose", "Conv", "Transpose"]
+    operators += [*([between] * bool(between)), *product, "Reshape"]
+    feeds = {"z": np.random.default_rng(0).normal(size=(2, 12, 8)).astype(np.float32)}
+    run_pass("simplify", model)
+    assert_becomes(Layout(), model, operators, target=_CPU, feeds=feeds)
 
 
 def test_the_size_of_a_map_may_be_unknown_behind_it() -> None:
@@ -108,6 +135,24 @@ def test_leaves_a_transpose_that_reverses_all_axes(rule: Rule) -> None:
 def test_refuses_to_make_tokens_of_what_no_convolution_made() -> None:
     model = _model(f"{_TO_MAP} c = Sqrt(m) {_TO_ROWS}")
     assert_refuses(map_to_tokens, model, "not made by a convolution", target=_CPU)
+
+
+def test_refuses_a_product_that_may_be_merged_with_another() -> None:
+    u = np.linspace(-1, 1, 16 * 16, dtype=np.float32).reshape(16, 16)
+    body = (
+        "p = MatMul(z, u) h = Add(p, b) m = Reshape(h, map) t = Transpose<perm=[0,3,1,2]>(m)"
+        " c = Conv<group=16, pads=[1,1,1,1]>(t, w) y = MatMul(z, v)"
+    )
+    weights = {
+        "w": np.linspace(-1, 1, 16 * 9, dtype=np.float32).reshape(16, 1, 3, 3),
+        **{"u": u, "v": u, "b": u[0]},
+    }
+    model = parse(
+        "g (float[N,12,16] z) => (float[N,16,3,4] c, float[N,12,16] y)"
+        f" <int64[4] map = {{0,3,4,16}}> {{ {body} }}",
+        **weights,
+    )
+    assert_refuses(product_to_map, model, "other products of the same tokens", target=_CPU)
 
 
 def test_refuses_without_the_layout() -> None:
