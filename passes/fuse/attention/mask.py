@@ -70,15 +70,17 @@ class Replaced:
         condition: Boolean, broadcastable to the scores.
         keeps: Which of its two values leaves a score as it is.
         fill: What replaces the others.
+        factor: What it was multiplied by.
     """
 
     condition: ir.Value
     keeps: bool
     fill: float
+    factor: float = 1.0
 
     def scaled(self, factor: float) -> Replaced:
         """Return the mask that is multiplied with the scores."""
-        return replace(self, fill=self.fill * factor)
+        return replace(self, fill=self.fill * factor, factor=self.factor * factor)
 
 
 Mask = Added | Replaced

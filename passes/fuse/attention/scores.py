@@ -3,8 +3,9 @@
 
 The scale may stand on the queries, the keys, both, or the product, as Mul or Div, as a number or
 one for each head; it may be capped softly; masks may be added or chosen, in any number, and scaled
-along. All may be done in float32 between types that are narrower. One function reads them all,
-outermost first, so that no spelling has to be listed.
+along; the largest score of a row may be taken off, which a softmax does not see. All may be done in
+float32 between types that are narrower. One function reads them all, outermost first, so that no
+spelling has to be listed.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from dataclasses import dataclass, replace
 
 import onnx_ir as ir
 
+from burnish.passes.cleanup.arguments import ints_of
 from burnish.passes.cleanup.dims import same_dim
 from burnish.passes.constant import scalar_of
 from burnish.passes.edit import use_count
@@ -22,6 +24,8 @@ from burnish.passes.rule import NoMatch
 
 _DEPTH = 8
 _READ = ("MatMul", "Add", "Sub", "Where", "Mul", "Div", "Reshape", "Cast")
+_LAST = ((-1,), (3,))
+_ONE = 1 + 1e-6  # but for rounding
 _NO_PRODUCT = NoMatch("the scores are not a product")
 QUANTIZED = "it is quantized between its two products, where no fused operator rounds"
 FUSE_BEFORE = "fuse the float model, and quantize what comes out"
@@ -40,6 +44,7 @@ class Scores:
         factor: One more, `[..., heads, 1, 1]`, or None.
         softcap: c, if the scaled product s became c tanh(s / c); else 0.
         masks: What was added to or put in place of the scores, innermost first.
+        shifted: The largest of each row was taken off.
     """
 
     queries: ir.Value
@@ -49,14 +54,15 @@ class Scores:
     factor: ir.Value | None = None
     softcap: float = 0.0
     masks: tuple[Mask, ...] = ()
+    shifted: bool = False
 
 
-def read_scores(value: ir.Value, depth: int = _DEPTH) -> Scores | NoMatch:
+def read_scores(value: ir.Value, depth: int = _DEPTH, uses: int = 1) -> Scores | NoMatch:
     """Read what goes into the softmax of an attention, or say why it is none."""
     node = value.producer()
     if node is None or depth == 0 or node.domain != "":
         return _NO_PRODUCT
-    if node.op_type in _READ and use_count(value) > 1:
+    if node.op_type in _READ and use_count(value) > uses:
         return NoMatch("the scores are used elsewhere too")
     match node.op_type:
         case "DequantizeLinear":
@@ -129,13 +135,11 @@ def _scaled(node: ir.Node, depth: int) -> Scores | NoMatch:
         return read
     if not read.masks and not read.softcap:
         return replace(read, scale=read.scale * factor)
-    if read.softcap or not 0 < factor <= 1:
+    masks = tuple(mask.scaled(factor) for mask in read.masks)
+    # "Minus infinity" may not overflow, which makes another one of it.
+    if read.softcap or factor <= 0 or any(abs(mask.factor) > _ONE for mask in masks):
         return NoMatch("the scores are scaled behind a mask")
-    return replace(
-        read,
-        scale=read.scale * factor,
-        masks=tuple(mask.scaled(factor) for mask in read.masks),
-    )
+    return replace(read, scale=read.scale * factor, masks=masks)
 
 
 def _capped(tanh: ir.Node, cap: float, depth: int) -> Scores | NoMatch:
@@ -143,7 +147,7 @@ def _capped(tanh: ir.Node, cap: float, depth: int) -> Scores | NoMatch:
     read = read_scores(tanh.inputs[0], depth - 1)
     if not isinstance(read, Scores):
         return read
-    if read.masks or read.softcap or read.factor is not None:
+    if read.masks or read.softcap or read.shifted or read.factor is not None:
         return NoMatch("the scores are capped behind a mask")
     return replace(read, scale=read.scale * cap, softcap=cap)
 
@@ -180,14 +184,30 @@ def _added(node: ir.Node, depth: int) -> Scores | NoMatch:
 
 
 def _subtracted(node: ir.Node, depth: int) -> Scores | NoMatch:
-    """Read scores that a mask is subtracted from, as XLNet and Funnel have it."""
+    """Read scores that a mask or their largest is subtracted from, as XLNet and LayoutLMv3 do."""
     scores, mask = node.inputs
     assert scores is not None
     assert mask is not None
-    read = read_scores(scores, depth - 1)
+    largest = _is_largest(mask, scores)
+    read = read_scores(scores, depth - 1, uses=2 if largest else 1)
     if not isinstance(read, Scores):
         return read
+    if largest:
+        return replace(read, shifted=True)
     return replace(read, masks=(*read.masks, Added(mask, factor=-1)))
+
+
+def _is_largest(value: ir.Value, scores: ir.Value) -> bool:
+    """Whether a value is the largest score of each row, and is used for nothing but to be one."""
+    node, kept = value.producer(), 1
+    if node is not None and node.op_type == "Unsqueeze" and ints_of(node, "axes", 1) in _LAST:
+        assert node.inputs[0] is not None
+        inner = node.inputs[0]
+        node, kept = inner.producer() if use_count(inner) == 1 else None, 0
+    if node is None or node.op_type != "ReduceMax" or use_count(value) > 1:
+        return False
+    keepdims = node.attributes.get_int("keepdims", 1)
+    return node.inputs[0] is scores and keepdims == kept and ints_of(node, "axes", 1) in _LAST
 
 
 def _replaced(node: ir.Node, depth: int) -> Scores | NoMatch:

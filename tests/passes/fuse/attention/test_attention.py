@@ -269,6 +269,40 @@ def test_a_cap_behind_a_mask_is_none(freeze: Freeze) -> None:
     assert_refuses(attention, model, "capped behind a mask", target=WANTS)
 
 
+LARGEST = SIGNATURE.replace("float c,", "float c, int64[1] last, int64[1] heads,")
+AXES = {"last": -1, "heads": 1}
+
+
+@pytest.mark.parametrize(
+    "largest",
+    [
+        "m = ReduceMax<keepdims=1>(b, last)",
+        "r = ReduceMax<keepdims=0>(b, last) m = Unsqueeze(r, last)",
+    ],
+)
+@pytest.mark.parametrize("target", [WANTS, WANTS_MHA], ids=["standard", "microsoft"])
+def test_the_largest_score_is_taken_off(freeze: Freeze, largest: str, target: Target) -> None:
+    """As LayoutLMv3 keeps its scores small: masked and divided first, multiplied again after."""
+    body = f"{PRODUCT} e = Where(xm, a, low) b = Mul(e, root) {largest} d = Sub(b, m)"
+    model = freeze(f"{LARGEST} {{ {body} z = Div(d, root) {PLAIN} }}", opset=23, **AXES, **NUMBERS)
+    operators = fused(model, target)
+    assert "Softmax" not in operators
+    assert "ReduceMax" not in operators
+
+
+@pytest.mark.parametrize(
+    "rest",
+    [
+        "m = ReduceMax<keepdims=1>(b, heads) z = Sub(b, m)",
+        "m = ReduceMax<keepdims=1>(b, last) d = Sub(b, m) z = Add(d, m)",
+    ],
+)
+def test_something_else_is_taken_off(freeze: Freeze, rest: str) -> None:
+    text = f"{LARGEST} {{ {PRODUCT} b = Mul(a, root) {rest} {PLAIN} }}"
+    model = freeze(text, opset=23, **AXES, **NUMBERS)
+    assert_refuses(attention, model, "the scores are used elsewhere too", target=WANTS)
+
+
 BY_HEAD = SIGNATURE.replace("float c,", "float c, float[4,1,1] v,")
 
 
