@@ -10,11 +10,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx_ir as ir
 
 from burnish.passes.cleanup.numpy_table import TABLE, Array, Undecided
+
+if TYPE_CHECKING:
+    import onnxruntime
 
 Inputs = Sequence[Array | None]
 
@@ -103,9 +107,15 @@ def evaluate_together(
     from burnish.backends.onnxruntime import session
 
     model, names = _model_of(nodes, known, opset_imports)
-    with session(model, extra_outputs=[names[value] for value in wanted]) as running:
+    outputs = [names[value] for value in wanted]
+    with session(model, extra_outputs=outputs, configure=_without_arena) as running:
         results = running.run({})
     return {value: np.asarray(results[names[value]]) for value in wanted}
+
+
+def _without_arena(options: onnxruntime.SessionOptions) -> None:
+    """Let results not keep alive what was computed on the way to them."""
+    options.enable_cpu_mem_arena = False
 
 
 def _model_of(

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import onnx
 import onnx_ir as ir
+import onnxruntime
 import pytest
 
 from burnish.passes.cleanup import evaluate, known, numpy_table
@@ -473,6 +474,19 @@ def test_large_weights_are_computed_a_few_at_a_time(monkeypatch: pytest.MonkeyPa
     run_pass("fold", before)
     assert sessions == [[4000] * 2, [4000] * 2, [4000]]
     assert_same_outputs(original, before)
+
+
+def test_results_do_not_keep_an_arena_alive(monkeypatch: pytest.MonkeyPatch) -> None:
+    arenas: list[bool] = []
+    load = onnxruntime.InferenceSession
+
+    def watched(model: bytes, options: onnxruntime.SessionOptions, **more: Any) -> Any:
+        arenas.append(options.enable_cpu_mem_arena)
+        return load(model, options, **more)
+
+    monkeypatch.setattr(onnxruntime, "InferenceSession", watched)
+    run_pass("fold", _standardized(1, 10))
+    assert arenas == [False]
 
 
 def test_what_a_result_that_stays_is_made_of_is_computed_with_the_rest(
