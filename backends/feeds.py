@@ -132,16 +132,19 @@ def random_run(session: Session, seed: int = 0, dims: Mapping[str, int] | None =
         InputError: an input is not a tensor, or `dims` names no dimension of the model.
     """
     failure: BurnishError | None = None
-    for sizes in sizes_to_try(session.inputs, dims):
-        feeds = random_feeds(session, seed, sizes)
-        if failure is not None and not returns(functools.partial(session.run, feeds)):
-            continue
-        try:
-            return RandomRun(sizes, feeds, session.run(feeds), failure is not None)
-        except BurnishError as error:
-            failure = failure or error
-    assert failure is not None
-    raise failure
+    try:
+        for sizes in sizes_to_try(session.inputs, dims):
+            feeds = random_feeds(session, seed, sizes)
+            if failure is not None and not returns(functools.partial(session.run, feeds)):
+                continue
+            try:
+                return RandomRun(sizes, feeds, session.run(feeds), failure is not None)
+            except BurnishError as error:
+                failure = failure or error
+        assert failure is not None
+        raise failure
+    finally:
+        del failure  # it holds this frame, which would hold it, and the session with all its memory
 
 
 def _symbols(spec: TensorSpec) -> tuple[int | str, ...]:

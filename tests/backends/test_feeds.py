@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+import gc
 import sys
+import weakref
 from typing import NamedTuple
 
 import numpy as np
@@ -113,6 +115,20 @@ def test_a_model_that_runs_at_no_size_says_why_at_the_usual_ones() -> None:
     assert random_run(session(parse(text)), dims={"M": 7}).sizes == {"N": 1, "M": 7}
     with pytest.raises(InputError, match="no input has a dimension 'K'"):
         random_run(session(parse(text)), dims={"K": 7})
+
+
+def test_a_session_is_freed_once_it_is_closed() -> None:
+    """Even where the usual sizes failed: what was raised holds the frames it came through."""
+    text = 'g (float[A,B] x) => (y) <int64[4] n = {0, 99, 0, 0}> { y = Pad<mode="reflect">(x, n) }'
+    loaded = session(parse(text))
+    inner = weakref.ref(loaded.inner)
+    gc.disable()
+    try:
+        assert random_run(loaded).unusual
+        loaded.close()
+        assert inner() is None
+    finally:
+        gc.enable()
 
 
 PAST = """g (int64[B,S] ids, float[B,P,4] past, int64[B,TOTAL] attention_mask)
