@@ -101,6 +101,22 @@ def test_an_output_that_rounding_makes_anything_of_is_said_to_be() -> None:
     assert "how it compares says nothing on these inputs; --calib" in line
 
 
+def test_a_choice_between_what_is_all_but_equal_is_excused_and_nothing_beside_it() -> None:
+    # As detectors choose queries: where scores tie, rounding decides which rows come first.
+    model = parse(
+        "g (float[32] x) => (float[16,4] y, float[32] z) <int64[1] k = {16}>"
+        "{ e = Exp(x)  best, which = TopK(e, k)  y = Gather(rows, which)  z = Sigmoid(x) }",
+        rows=np.random.default_rng(1).normal(size=(32, 4)).astype(np.float32),
+    )
+    ties = np.float32(0.5) + np.float32(2**-24) * np.random.default_rng(0).permutation(32)
+    feeds = [{"x": ties.astype(np.float32)}]
+    _, report = burnish.optimize(model.clone(), Reciprocate(), calibration=feeds)
+    (check,) = report.verification["checks"]
+    assert 1e-3 < check["error"] <= check["amplified"]
+    with pytest.raises(VerificationError, match="output 'z'"):
+        burnish.optimize(model, [Reciprocate(), _WRONG], calibration=feeds)
+
+
 def test_another_string_is_another_output() -> None:
     model = parse("g (string[N] x) => (string[N] y) { y = StringConcat(x, x) }")
     with pytest.raises(VerificationError, match="output 'y'"):
