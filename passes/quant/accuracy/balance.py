@@ -44,9 +44,9 @@ from burnish.passes.quant.calibration.collect import collect
 from burnish.passes.quant.int8.static import OBSERVED, QuantStatic
 from burnish.passes.quant.ready import passed_through
 from burnish.passes.quant.search.sensitivity import Reference, held_out
-from burnish.passes.quant.search.trials import open_session
 from burnish.passes.shapes import infer_shapes
 from burnish.passes.sketch import Array
+from burnish.passes.whole import open_session
 
 GRID = tuple(round(0.1 * step, 1) for step in range(11))
 """Values of alpha that are tried; 0 changes nothing."""

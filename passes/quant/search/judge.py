@@ -14,7 +14,7 @@ from burnish.passes.calibration import CalibrationSource
 from burnish.passes.context import PassContext
 from burnish.passes.quant.recipe import Recipe
 from burnish.passes.quant.search.sensitivity import Likeness, Reference, Run, held_out, not_held_out
-from burnish.passes.quant.search.trials import open_session
+from burnish.passes.whole import open_session
 from burnish.references import resolve_function
 
 

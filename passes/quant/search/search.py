@@ -3,27 +3,19 @@
 
 from __future__ import annotations
 
-import hashlib
 import itertools
-import math
 from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import onnx_ir as ir
 
-from burnish.errors import BurnishError
 from burnish.passes.decide import Decision
-from burnish.passes.part import CannotMeasure
 from burnish.passes.quant.search.judge import Judge
 from burnish.passes.quant.search.sensitivity import fewest_float, groups
-from burnish.passes.quant.search.trials import Trials, open_session, skeleton
+from burnish.passes.quant.search.trials import Trials
 from burnish.passes.quant.weighted import SLOWER
-
-if TYPE_CHECKING:
-    import numpy as np
-
-    from burnish.backends.answers import Answer
+from burnish.passes.whole import ask, skeleton
 
 RULE = "stay-float"
 INACCURATE = "int8 costs more accuracy than max_drop allows"
@@ -31,14 +23,6 @@ INACCURATE = "int8 costs more accuracy than max_drop allows"
 _RESIDUAL_SUMS = "int8 for residual sums"
 _MOST_KINDS = 16
 _MOST_BEGINNINGS = 3
-_SECONDS = 1.0  # for one comparison
-_ROUNDS = 200
-_LOADS = 3
-"""Comparisons, each of sessions of their own, until one is narrow."""
-_NARROW = 1.03
-"""Upper over lower end of the interval of a comparison that nothing disturbed."""
-_CLEAR = 1.1
-"""How far from 1 an interval lies of which the exact place does not matter."""
 
 
 @dataclass
@@ -132,18 +116,7 @@ class Search:
     def _decide(self, question: str, before: ir.Model, after: ir.Model) -> Decision:
         decisions = self.trials.ctx.decisions
         assert decisions is not None
-        feeds = dict(decisions.sample.feeds)
-        sizes = [f"{name}:{'x'.join(map(str, array.shape))}" for name, array in feeds.items()]
-        digest = hashlib.sha256(repr((skeleton(before), skeleton(after), sizes)).encode())
-        asked = Decision(
-            key=digest.hexdigest()[:32],
-            question=question,
-            rule="mixed-precision",
-            operator="int8",
-            shapes=[size.partition(":")[2] for size in sizes],
-            dtype="FLOAT",
-        )
-        return decisions.ask(asked, lambda: _timed(before, after, feeds))
+        return ask(decisions, before, after, question, rule="mixed-precision", operator="int8")
 
     # --- by accuracy ---
 
@@ -229,51 +202,3 @@ class Search:
 def _is_faster(decision: Decision) -> bool:
     """Whether a decision was for what was done, and not for want of anything better."""
     return decision.chosen == "rewritten" and (decision.low or 0) > 1
-
-
-def _is_clear(low: float, high: float) -> bool:
-    """Whether an interval leaves no doubt of which of two models is faster."""
-    return low > _CLEAR or high < 1 / _CLEAR
-
-
-def _timed(before: ir.Model, after: ir.Model, feeds: Mapping[str, np.ndarray]) -> Answer:
-    """Time two models in turns; again, if something else kept the machine busy and it matters.
-
-    Raises:
-        CannotMeasure: one does not run, or takes too long.
-    """
-    narrowest: Answer | None = None
-    for _ in range(_LOADS):
-        found = _compared(before, after, feeds)
-        if narrowest is None or found.high / found.low < narrowest.high / narrowest.low:
-            narrowest = found
-        if narrowest.high / narrowest.low <= _NARROW or _is_clear(narrowest.low, narrowest.high):
-            break
-    assert narrowest is not None
-    return narrowest
-
-
-def _compared(before: ir.Model, after: ir.Model, feeds: Mapping[str, np.ndarray]) -> Answer:
-    from burnish.backends.answers import Answer
-    from burnish.backends.feeds import random_run
-    from burnish.backends.measure import compare
-
-    try:
-        with open_session(before) as old, open_session(after) as new:
-            given = feeds or random_run(old).feeds
-            sides = {"before": old, "after": new}
-            compare(sides, given, repeats=1, warmup=1)
-            found = compare(
-                sides,
-                given,
-                repeats=_ROUNDS,
-                warmup=0,
-                budget=_SECONDS,
-                enough=lambda so_far: _is_clear(so_far["after"].low, so_far["after"].high),
-            )
-    except BurnishError as error:
-        raise CannotMeasure(f"it does not run: {error}") from error
-    timing = found["after"]
-    if math.isinf(timing.high):
-        raise CannotMeasure("it takes too long")
-    return Answer(timing.speedup, timing.low, timing.high)

@@ -7,7 +7,6 @@ import functools
 import itertools
 import math
 from collections.abc import Callable, Collection, Iterator
-from typing import TYPE_CHECKING
 
 import onnx_ir as ir
 
@@ -23,9 +22,7 @@ from burnish.passes.quant.recipe import Recipe
 from burnish.passes.quant.search.sensitivity import SAMPLES, Reference, held_out
 from burnish.passes.quant.weighted import KEEP, SLOWER, Weights, weights_of
 from burnish.passes.shapes import infer_shapes
-
-if TYPE_CHECKING:
-    from burnish.backends.onnxruntime import Session
+from burnish.passes.whole import open_session, skeleton
 
 _OPS = ("Conv", "Gather", "Gemm", "MatMul")
 _WORSE = 1.25
@@ -228,30 +225,3 @@ def _is_int8(node: ir.Node) -> bool:
     value = node.inputs[position] if len(node.inputs) > position else None
     maker = None if value is None else value.producer()
     return maker is not None and maker.op_type == "DequantizeLinear"
-
-
-def open_session(model: ir.Model) -> Session:
-    """Return a session as models are deployed: one thread, all of the runtime's optimizations."""
-    from burnish.backends.onnxruntime import session
-
-    return session(model, threads=1, optimize="all")
-
-
-def skeleton(model: ir.Model) -> list[object]:
-    """Return all of a model but its numbers: what its speed depends on."""
-    found: list[object] = [sorted(model.opset_imports.items())]
-    for graph in model.graphs():
-        found += [(v.name, str(v.dtype), str(v.shape)) for v in graph.inputs]
-        for name, value in graph.initializers.items():
-            tensor = value.const_value
-            found.append((name, tensor and (str(tensor.dtype), tensor.shape.numpy())))
-        for node in graph:
-            attributes = [
-                (a.name, str(a.value))
-                for a in node.attributes.values()
-                if a.type not in (ir.AttributeType.GRAPH, ir.AttributeType.TENSOR)
-            ]
-            given = [value and value.name for value in node.inputs]
-            made = [value.name for value in node.outputs]
-            found.append((node.domain, node.op_type, sorted(attributes), given, made))
-    return found

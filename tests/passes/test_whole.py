@@ -6,7 +6,7 @@ from __future__ import annotations
 import pytest
 
 from burnish.backends.answers import Answer
-from burnish.passes.quant.search import search
+from burnish.passes import whole
 from burnish.testing import parse
 
 
@@ -30,8 +30,8 @@ def test_a_comparison_that_was_disturbed_is_made_again_unless_the_answer_is_clea
         made.append(answers[len(made)])
         return made[-1]
 
-    monkeypatch.setattr(search, "_compared", found)
+    monkeypatch.setattr(whole, "_compared", found)
     model = parse("g (float[2] x) => (float[2] y) { y = Relu(x) }")
-    answer = search._timed(model, model, {})
+    answer = whole._timed(model, model, {})
     assert len(made) == compared
     assert answer == min(made, key=lambda item: item.high / item.low)

@@ -1,0 +1,142 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Whole models against each other: a question that decisions about regions alone cannot answer.
+
+What one region does to the next (which layout it leaves, what it finds in the caches, which buffers
+the runtime shares) shows in the whole model only.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import onnx_ir as ir
+
+from burnish.errors import BurnishError
+from burnish.passes.decide import Decision, Decisions
+from burnish.passes.part import CannotMeasure
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from burnish.backends.answers import Answer
+    from burnish.backends.onnxruntime import Session
+
+_SECONDS = 1.0  # for one comparison
+_ROUNDS = 200
+_LOADS = 3
+"""Comparisons, each of sessions of their own, until one is narrow."""
+_NARROW = 1.03
+"""Upper over lower end of the interval of a comparison that nothing disturbed."""
+_CLEAR = 1.1
+"""How far from 1 an interval lies of which the exact place does not matter."""
+
+
+def ask(
+    decisions: Decisions,
+    before: ir.Model,
+    after: ir.Model,
+    question: str,
+    *,
+    rule: str,
+    operator: str,
+) -> Decision:
+    """Decide whether a model is worth having in place of another, by how fast both run.
+
+    Args:
+        decisions: Of the build; answers are kept and replayed as all of them are.
+        before: The model there is.
+        after: What would be in its place; it takes the same inputs.
+        question: What it has that the other lacks, in words.
+        rule: What the decision is said to be of.
+        operator: What the table of preferences is asked about where nothing can be measured.
+    """
+    feeds = dict(decisions.sample.feeds)
+    sizes = [f"{name}:{'x'.join(map(str, array.shape))}" for name, array in feeds.items()]
+    digest = hashlib.sha256(repr((skeleton(before), skeleton(after), sizes)).encode())
+    asked = Decision(
+        key=digest.hexdigest()[:32],
+        question=question,
+        rule=rule,
+        operator=operator,
+        shapes=[size.partition(":")[2] for size in sizes],
+        dtype="FLOAT",
+    )
+    return decisions.ask(asked, lambda: _timed(before, after, feeds))
+
+
+def open_session(model: ir.Model) -> Session:
+    """Return a session as models are deployed: one thread, all of the runtime's optimizations."""
+    from burnish.backends.onnxruntime import session
+
+    return session(model, threads=1, optimize="all")
+
+
+def skeleton(model: ir.Model) -> list[object]:
+    """Return all of a model but its numbers: what its speed depends on."""
+    found: list[object] = [sorted(model.opset_imports.items())]
+    for graph in model.graphs():
+        found += [(v.name, str(v.dtype), str(v.shape)) for v in graph.inputs]
+        for name, value in graph.initializers.items():
+            tensor = value.const_value
+            found.append((name, tensor and (str(tensor.dtype), tensor.shape.numpy())))
+        for node in graph:
+            attributes = [
+                (a.name, str(a.value))
+                for a in node.attributes.values()
+                if a.type not in (ir.AttributeType.GRAPH, ir.AttributeType.TENSOR)
+            ]
+            given = [value and value.name for value in node.inputs]
+            made = [value.name for value in node.outputs]
+            found.append((node.domain, node.op_type, sorted(attributes), given, made))
+    return found
+
+
+def _is_clear(low: float, high: float) -> bool:
+    """Whether an interval leaves no doubt of which of two models is faster."""
+    return low > _CLEAR or high < 1 / _CLEAR
+
+
+def _timed(before: ir.Model, after: ir.Model, feeds: Mapping[str, np.ndarray]) -> Answer:
+    """Time two models in turns; again, if something else kept the machine busy and it matters.
+
+    Raises:
+        CannotMeasure: one does not run, or takes too long.
+    """
+    narrowest: Answer | None = None
+    for _ in range(_LOADS):
+        found = _compared(before, after, feeds)
+        if narrowest is None or found.high / found.low < narrowest.high / narrowest.low:
+            narrowest = found
+        if narrowest.high / narrowest.low <= _NARROW or _is_clear(narrowest.low, narrowest.high):
+            break
+    assert narrowest is not None
+    return narrowest
+
+
+def _compared(before: ir.Model, after: ir.Model, feeds: Mapping[str, np.ndarray]) -> Answer:
+    from burnish.backends.answers import Answer
+    from burnish.backends.feeds import random_run
+    from burnish.backends.measure import compare
+
+    try:
+        with open_session(before) as old, open_session(after) as new:
+            given = feeds or random_run(old).feeds
+            sides = {"before": old, "after": new}
+            compare(sides, given, repeats=1, warmup=1)
+            found = compare(
+                sides,
+                given,
+                repeats=_ROUNDS,
+                warmup=0,
+                budget=_SECONDS,
+                enough=lambda so_far: _is_clear(so_far["after"].low, so_far["after"].high),
+            )
+    except BurnishError as error:
+        raise CannotMeasure(f"it does not run: {error}") from error
+    timing = found["after"]
+    if math.isinf(timing.high):
+        raise CannotMeasure("it takes too long")
+    return Answer(timing.speedup, timing.low, timing.high)
