@@ -7,6 +7,7 @@ import dataclasses
 import os
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import KW_ONLY, dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -44,6 +45,7 @@ Calibration = (
     | Callable[[], Iterable[Mapping[str, np.ndarray]]]
     | Sequence[Mapping[str, np.ndarray]]
 )
+Progress = Callable[[Iterable[Any], int | None, str], Iterable[Any]]
 
 
 class Optimized(NamedTuple):
@@ -78,7 +80,7 @@ def optimize(
     explain: str | None = None,
     count_executed: bool = False,
     instruments: Sequence[Instrument] = (),
-    progress: Callable[[Iterable[Any], int | None, str], Iterable[Any]] | None = None,
+    progress: Progress | None = None,
 ) -> Optimized:
     """Optimize a model.
 
@@ -129,43 +131,36 @@ def optimize(
     on = target if isinstance(target, Target) else Target.parse(target)
     loaded = frontends.load(source)
     _check_opset(loaded.model, on)
-    samples = _calibration(calibration, loaded.model)
-    guard = Guard(verify, samples, seed)
-    ctx = PassContext(
+    job = _Job(
+        source,
+        pipeline,
         on,
-        samples,
-        seed,
-        _watchers(instruments, guard, loaded.model, on),
-        warnings=list(loaded.notes),
-        explain=None if explain is None else Explain(explain),
+        _calibration(calibration, loaded.model),
+        verify=verify,
+        max_error=max_error,
+        seed=seed,
         strict=strict,
-    )
-    if progress is not None:
-        ctx.progress = progress
-    ctx.decisions = Decisions.start(
-        loaded.model,
-        ctx,
         measure=os.environ.get("BURNISH_MEASURE") != "0" if measure is None else measure,
         replay=decisions,
+        explain=explain,
+        count_executed=count_executed,
+        progress=progress,
     )
-    before = ModelStats.of(loaded.model)
-    counts = _census(loaded.model, on, ctx) if count_executed else None
-    with blaming_input(lambda: load(source)):
-        model = _run(pipeline, loaded.model, ctx, guard, max_error)
-    _warn(pipeline, ctx, guard)
+    built = job.build(loaded, instruments)
+    model, ctx, guard = built.model, built.ctx, built.guard
     report = Report(
         input={"source": _describe(source), "sha256": loaded.digest},
         pipeline=str(pipeline),
         target=on.name,
         seed=seed,
         versions=versions(),
-        before=before,
+        before=built.before,
         after=ModelStats.of(model),
         passes=ctx.reports,
         verification=guard.as_dict(),
         warnings=ctx.warnings,
-        census=None if counts is None else _compared(counts, model, ctx),
-        decisions=ctx.decisions.all(),
+        census=None if built.counts is None else _compared(built.counts, model, ctx),
+        decisions=built.decisions.all(),
         explanations=[] if ctx.explain is None else ctx.explain.left_in(model),
     )
     _check_error(guard.final_error, max_error)
@@ -173,10 +168,64 @@ def optimize(
         with blaming_input(lambda: load(source)):
             OnnxRuntime().lower(model, on, Path(output))
     if plan is not None:
-        origin = _origin(report, samples, pipeline, max_error)
+        origin = _origin(report, job.samples, pipeline, max_error)
         report.warnings += write(plan, model, on, origin, progress)[1]
     report.seconds = time.perf_counter() - started
     return Optimized(model, report)
+
+
+@dataclass(frozen=True)
+class _Built:
+    """A model that a pipeline gave, and what watched over it."""
+
+    model: ir.Model
+    ctx: PassContext
+    guard: Guard
+    decisions: Decisions
+    before: ModelStats
+    counts: Census | None
+
+
+@dataclass(frozen=True)
+class _Job:
+    """What stays the same from one build of a model to the next; see `optimize`."""
+
+    source: Any
+    pipeline: Pipeline
+    target: Target
+    samples: CalibrationSource | None
+    _: KW_ONLY
+    verify: Level
+    max_error: float | None
+    seed: int
+    strict: bool
+    measure: bool
+    replay: str | os.PathLike[str] | None
+    explain: str | None
+    count_executed: bool
+    progress: Progress | None
+
+    def build(self, loaded: frontends.Loaded, instruments: Sequence[Instrument]) -> _Built:
+        """Run the pipeline on a model, which it edits, under the guard."""
+        guard = Guard(self.verify, self.samples, self.seed)
+        watchers = _watchers(instruments, guard, loaded.model, self.target)
+        ctx = self._context(watchers)
+        ctx.warnings += loaded.notes
+        ctx.explain = None if self.explain is None else Explain(self.explain)
+        decisions = Decisions.start(loaded.model, ctx, measure=self.measure, replay=self.replay)
+        ctx.decisions = decisions
+        before = ModelStats.of(loaded.model)
+        counts = _census(loaded.model, self.target, ctx) if self.count_executed else None
+        with blaming_input(lambda: load(self.source)):
+            model = _run(self.pipeline, loaded.model, ctx, guard, self.max_error)
+        _warn(self.pipeline, ctx, guard)
+        return _Built(model, ctx, guard, decisions, before, counts)
+
+    def _context(self, instruments: Sequence[Instrument]) -> PassContext:
+        ctx = PassContext(self.target, self.samples, self.seed, instruments, strict=self.strict)
+        if self.progress is not None:
+            ctx.progress = self.progress
+        return ctx
 
 
 def with_max_drop(pipeline: Pipeline, max_drop: float | None, eval: str | None) -> Pipeline:
