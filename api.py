@@ -7,7 +7,6 @@ import dataclasses
 import os
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import KW_ONLY, dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,17 +20,15 @@ from burnish.backends.census import Census, census, losses
 from burnish.backends.onnxruntime import OnnxRuntime
 from burnish.backends.target import Target
 from burnish.errors import BudgetError, InputError
-from burnish.passes import remarks
+from burnish.passes.ablation import fast_enough
 from burnish.passes.base import Fixpoint, Pass
+from burnish.passes.build import Job, Progress
 from burnish.passes.calibration import CalibrationSource
 from burnish.passes.context import PassContext
-from burnish.passes.decide import Decisions
 from burnish.passes.diagnosis import blaming_input
-from burnish.passes.explain import Explain
-from burnish.passes.guard import Guard, Level
+from burnish.passes.guard import Level
 from burnish.passes.instrument import Instrument
 from burnish.passes.options import options_of
-from burnish.passes.origins import Origins
 from burnish.passes.pipeline import Pipeline
 from burnish.passes.report import ModelStats, Report
 
@@ -45,7 +42,6 @@ Calibration = (
     | Callable[[], Iterable[Mapping[str, np.ndarray]]]
     | Sequence[Mapping[str, np.ndarray]]
 )
-Progress = Callable[[Iterable[Any], int | None, str], Iterable[Any]]
 
 
 class Optimized(NamedTuple):
@@ -72,6 +68,7 @@ def optimize(
     max_error: float | None = None,
     max_drop: float | None = None,
     eval: str | None = None,
+    min_speedup: float | None = None,
     best_effort: bool = False,
     seed: int = 0,
     strict: bool = False,
@@ -99,6 +96,9 @@ def optimize(
             `burnish.passes.quant.search.mixed`.
         eval: `module:function` that scores a model, given a function that runs it on feeds; higher
             is better. By default, agreement with the float model on held-out calibration samples.
+        min_speedup: Least speed-up over the original allowed, of the whole model, timed on this
+            machine; 1 forbids it to be slower. Where it is missed, the rules that cost most are
+            held back; see `burnish.passes.ablation`.
         best_effort: Let passes that cannot meet their budget go as far as they can, with a warning.
         seed: Seed of every random choice.
         strict: Let the exception of a rule that raises pass; otherwise the rule is skipped there,
@@ -121,7 +121,8 @@ def optimize(
     Raises:
         InputError: bad model, pipeline, calibration data, decisions, or budget.
         VerificationError: the result is malformed or computes something else.
-        BudgetError: `max_error` was exceeded, or a pass cannot meet its budget.
+        BudgetError: `max_error` was exceeded, `min_speedup` was missed, or a pass cannot meet its
+            budget.
     """
     started = time.perf_counter()
     _check_error_budget(max_error)
@@ -131,8 +132,7 @@ def optimize(
     on = target if isinstance(target, Target) else Target.parse(target)
     loaded = frontends.load(source)
     _check_opset(loaded.model, on)
-    job = _Job(
-        source,
+    job = Job(
         pipeline,
         on,
         _calibration(calibration, loaded.model),
@@ -146,7 +146,12 @@ def optimize(
         count_executed=count_executed,
         progress=progress,
     )
-    built = job.build(loaded, instruments)
+    original = None if min_speedup is None else loaded.model.clone()
+    with blaming_input(lambda: load(source)):
+        built = job.build(loaded, instruments)
+    if min_speedup is not None and original is not None:
+        untouched = dataclasses.replace(loaded, model=original)
+        built = fast_enough(job, untouched, built, instruments, min_speedup)
     model, ctx, guard = built.model, built.ctx, built.guard
     report = Report(
         input={"source": _describe(source), "sha256": loaded.digest},
@@ -172,60 +177,6 @@ def optimize(
         report.warnings += write(plan, model, on, origin, progress)[1]
     report.seconds = time.perf_counter() - started
     return Optimized(model, report)
-
-
-@dataclass(frozen=True)
-class _Built:
-    """A model that a pipeline gave, and what watched over it."""
-
-    model: ir.Model
-    ctx: PassContext
-    guard: Guard
-    decisions: Decisions
-    before: ModelStats
-    counts: Census | None
-
-
-@dataclass(frozen=True)
-class _Job:
-    """What stays the same from one build of a model to the next; see `optimize`."""
-
-    source: Any
-    pipeline: Pipeline
-    target: Target
-    samples: CalibrationSource | None
-    _: KW_ONLY
-    verify: Level
-    max_error: float | None
-    seed: int
-    strict: bool
-    measure: bool
-    replay: str | os.PathLike[str] | None
-    explain: str | None
-    count_executed: bool
-    progress: Progress | None
-
-    def build(self, loaded: frontends.Loaded, instruments: Sequence[Instrument]) -> _Built:
-        """Run the pipeline on a model, which it edits, under the guard."""
-        guard = Guard(self.verify, self.samples, self.seed)
-        watchers = _watchers(instruments, guard, loaded.model, self.target)
-        ctx = self._context(watchers)
-        ctx.warnings += loaded.notes
-        ctx.explain = None if self.explain is None else Explain(self.explain)
-        decisions = Decisions.start(loaded.model, ctx, measure=self.measure, replay=self.replay)
-        ctx.decisions = decisions
-        before = ModelStats.of(loaded.model)
-        counts = _census(loaded.model, self.target, ctx) if self.count_executed else None
-        with blaming_input(lambda: load(self.source)):
-            model = _run(self.pipeline, loaded.model, ctx, guard, self.max_error)
-        _warn(self.pipeline, ctx, guard)
-        return _Built(model, ctx, guard, decisions, before, counts)
-
-    def _context(self, instruments: Sequence[Instrument]) -> PassContext:
-        ctx = PassContext(self.target, self.samples, self.seed, instruments, strict=self.strict)
-        if self.progress is not None:
-            ctx.progress = self.progress
-        return ctx
 
 
 def with_max_drop(pipeline: Pipeline, max_drop: float | None, eval: str | None) -> Pipeline:
@@ -309,53 +260,6 @@ def _check_error(error: float | None, max_error: float | None) -> None:
             f"the budget is {max_error:g}",
             hint="leave out lossy passes or raise the budget",
         )
-
-
-def _watchers(
-    instruments: Sequence[Instrument], guard: Guard, model: ir.Model, target: Target
-) -> list[Instrument]:
-    watchers = [*instruments, guard]
-    if target.provider != "CPUExecutionProvider":
-        watchers.append(Origins(model))  # its compiler refuses nodes: this tells who made them
-    return watchers
-
-
-def _run(
-    pipeline: Pipeline, model: ir.Model, ctx: PassContext, guard: Guard, max_error: float | None
-) -> ir.Model:
-    """Run a pipeline under the guard, and return the model that it gives."""
-    guard.start(model)
-    if max_error is not None and (guard.level == "off" or guard.unchecked):
-        why = guard.unchecked or "verification is off"
-        raise InputError(f"the error budget cannot be checked: {why}")
-    model = pipeline.run(model, ctx)
-    guard.finish(model)
-    return model
-
-
-def _warn(pipeline: Pipeline, ctx: PassContext, guard: Guard) -> None:
-    """Warn of what could not be told, and of what lossy passes did."""
-    for line in guard.remarks():
-        ctx.warn(line)
-    lossy = {str(item) for item in pipeline.passes if not item.lossless}
-    random, warned = ctx.calibration is None, bool(ctx.warnings)
-    for line in remarks.of_lossy(
-        lossy,
-        ctx.reports,
-        guard.final_error,
-        random=random,
-        warned=warned,
-        undefined=guard.undefined,
-    ):
-        ctx.warn(line)
-
-
-def _census(model: ir.Model, target: Target, ctx: PassContext) -> Census | None:
-    try:
-        return census(model, target)
-    except InputError as error:
-        ctx.warn(f"what the runtime executes was not counted: {error}")
-        return None
 
 
 def _compared(before: Census, model: ir.Model, ctx: PassContext) -> dict[str, Census]:

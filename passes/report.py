@@ -64,6 +64,11 @@ class PassReport:
         """Whether the pass changed the model."""
         return self.rewrites > 0
 
+    def fired(self) -> Counter[str]:
+        """Return rule -> rewrites, of rules of the pass and its members that did any."""
+        own = {name: rule.rewrites for name, rule in self.rules.items() if rule.rewrites}
+        return sum((member.fired() for member in self.members), Counter(own))
+
 
 @dataclass(frozen=True)
 class ModelStats:

@@ -40,6 +40,7 @@ _COMMANDS = {
     "partition": "burnish.tools.partition:command",
     "verify-artifact": "burnish.tools.verify_artifact:command",
     "bisect": "burnish.tools.bisect:command",
+    "ablate": "burnish.tools.ablate:command",
     "zoo": "burnish.tools.zoo_command:command",
 }
 

@@ -64,6 +64,13 @@ _EPILOG = (
     "Default: agreement with the float model.",
 )
 @click.option(
+    "--min-speedup",
+    type=click.FloatRange(min=0),
+    metavar="RATIO",
+    help="Least speed-up over MODEL allowed, timed here; rules that cost are held back. "
+    "1: never slower.",
+)
+@click.option(
     "--best-effort", is_flag=True, help="Where a pass cannot meet its budget, go as far as it can."
 )
 @click.option("--report", metavar="R.json", help="Write the report as JSON.")
@@ -105,6 +112,7 @@ def command(
     max_error: float | None,
     max_drop: float | None,
     metric: str | None,
+    min_speedup: float | None,
     best_effort: bool,
     report: str | None,
     no_measure: bool,
@@ -160,6 +168,7 @@ def command(
             calibration=calib,
             verify=verify,
             max_error=max_error,
+            min_speedup=min_speedup,
             seed=seed,
             strict=strict,
             measure=False if no_measure else None,

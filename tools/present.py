@@ -82,7 +82,7 @@ def summary(report: Report, destination: Path, *, timing: bool) -> None:
     fired = Counter[str]()
     refused = Counter[str]()
     for item in report.passes:
-        fired.update(rule_counts(item))
+        fired.update(item.fired())
         refused.update(refusal_counts(item))
     if fired:
         show("rewrites: " + ", ".join(f"{name} {count}" for name, count in _ordered(fired)))
@@ -126,15 +126,6 @@ def _count(number: int, noun: str) -> str:
 
 def _ratio(after: float, before: float) -> str:
     return f"{after / before:.2f}" if before else ""
-
-
-def rule_counts(report: PassReport) -> dict[str, int]:
-    """Return rule -> rewrites of a pass and the passes it ran."""
-    counts = {name: entry.rewrites for name, entry in report.rules.items() if entry.rewrites}
-    for member in report.members:
-        for name, count in rule_counts(member).items():
-            counts[name] = counts.get(name, 0) + count
-    return counts
 
 
 def refusal_counts(report: PassReport) -> Counter[str]:

@@ -1,0 +1,101 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`burnish ablate MODEL`: what each rule brings to the whole model."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import TYPE_CHECKING
+
+import click
+
+from burnish.tools.cli import debug_option
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from burnish.passes.ablation import Contribution
+    from burnish.passes.decide import Decision
+
+
+@click.command(name="ablate", context_settings={"help_option_names": ["-h", "--help"]})
+@click.argument("model")
+@click.option("--passes", default="fuse", show_default=True, help="Pipeline, e.g. fuse,quant.")
+@click.option("--target", default="cpu", show_default=True, help="What to optimize for.")
+@click.option("--calib", metavar="DIR|FILE.npz|MODULE:FUNCTION", help="Sample inputs.")
+@click.option("--disable", multiple=True, metavar="NAME", help="Hold back a pass or rule (glob).")
+@click.option("--decisions", metavar="R.json", help="Decide as an earlier report says.")
+@click.option(
+    "--seed",
+    type=click.IntRange(min=0),
+    default=0,
+    show_default=True,
+    help="Seed of random choices.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
+@debug_option
+def command(
+    model: str,
+    passes: str,
+    target: str,
+    calib: str | None,
+    disable: tuple[str, ...],
+    decisions: str | None,
+    seed: int,
+    as_json: bool,
+) -> None:
+    """Build MODEL again without each rule that did something, and time it with and without.
+
+    Every measurement is kept: asked again, it is not taken again.
+    """
+    from burnish import frontends
+    from burnish.backends.target import Target
+    from burnish.passes.ablation import ablate
+    from burnish.passes.build import Job
+    from burnish.passes.calibration import CalibrationSource
+    from burnish.passes.instrument import Disable
+    from burnish.passes.pipeline import Pipeline
+    from burnish.tools import present
+    from burnish.tools.optimize import check_names
+
+    pipeline = Pipeline.parse(passes)
+    check_names(pipeline, "--disable", disable)
+    loaded = frontends.load(model)
+    job = Job(
+        pipeline.expand(),
+        Target.parse(target),
+        None if calib is None else CalibrationSource.open(calib, loaded.model.graph.inputs),
+        seed=seed,
+        replay=decisions,
+        progress=None if as_json else present.progress,
+    )
+    speed, found = ablate(job, loaded, [Disable(disable)] if disable else [])
+    rules = sorted(found, key=lambda item: -item.speedup)
+    if as_json:
+        data = {"speed": asdict(speed), "rules": [asdict(item) for item in rules]}
+        click.echo(json.dumps(data, indent=2))
+    else:
+        present.show(present.decision_line(speed), _table(model, rules))
+
+
+def _table(model: str, rules: Sequence[Contribution]) -> Table:
+    from burnish.tools.present import table
+
+    rows = [
+        (item.rule, str(item.rewrites), str(item.nodes or ""), *_told(item.decision, item.note))
+        for item in rules
+    ]
+    columns = ("rule", "places", "nodes without", "speed it brings", "")
+    made = table(f"what each rule brings to {model}", columns, rows)
+    made.columns[-1].justify = "left"
+    return made
+
+
+def _told(found: Decision | None, note: str) -> tuple[str, str]:
+    if found is None or found.ratio is None:
+        return "", note if found is None else found.note
+    ratio = f"{found.ratio:.3f}"
+    if found.low is not None and found.high is not None:
+        ratio += f" ({found.low:.3f} to {found.high:.3f})"
+    return ratio, "it costs" if found.chosen == "original" else found.note
