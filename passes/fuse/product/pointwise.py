@@ -33,6 +33,7 @@ import numpy as np
 import onnx_ir as ir
 
 from burnish.passes.base import Group, Pass
+from burnish.passes.cleanup.chains import transpose_transpose
 from burnish.passes.constant import as_array, is_constant, tensor_of
 from burnish.passes.context import PassContext
 from burnish.passes.fuse.conv.blocked import fits_blocks, has_blocked_layout
@@ -48,6 +49,7 @@ from burnish.passes.fuse.product.chain import (
 )
 from burnish.passes.fuse.rescale import LAZY_BYTES
 from burnish.passes.proposal import Proposal
+from burnish.passes.rewrite import apply_rules
 from burnish.passes.rule import Builder, NoMatch
 from burnish.passes.shapes import infer_node, infer_shapes
 
@@ -88,10 +90,13 @@ class ProductsToConvs(Pass):
     """Write MatMul and Gemm, and what stands between several of them, as convolutions of 1x1."""
 
     name: ClassVar[str] = "products-to-convs"
-    rule_names: ClassVar[tuple[str, ...]] = (_RULE,)
+    rule_names: ClassVar[tuple[str, ...]] = (_RULE, transpose_transpose.name)
 
     def apply(self, model: ir.Model, ctx: PassContext) -> None:
-        """Go through the main graph and its subgraphs, from the inputs on."""
+        """Go through the main graph and its subgraphs, from the inputs on.
+
+        A map that was turned once more behind its product was in front already.
+        """
         blocked = has_blocked_layout(ctx.target)
         objection = ctx.target.objection_to(CHAIN, ir.DataType.FLOAT)
         if not blocked or objection is not None or model.opset_imports.get("", 1) < _OPSET:
@@ -107,6 +112,7 @@ class ProductsToConvs(Pass):
                     siblings = beside(product)
                     seen.update(part for item in siblings for part in item.nodes)
                     _convolve(siblings, node, model, ctx, shared, staying)
+        apply_rules(model, (transpose_transpose,), ctx)
 
 
 def _staying(model: ir.Model) -> dict[ir.Value, str]:

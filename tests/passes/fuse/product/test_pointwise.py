@@ -120,6 +120,14 @@ def test_a_flattened_map_is_convolved_as_it_is(freeze: Freeze, view: str) -> Non
     assert len(after.graph) == len(before.graph)
 
 
+def test_a_map_that_is_turned_to_the_front_again_never_left_it(freeze: Freeze) -> None:
+    body = _MLP.replace("y = Add", "z = Add") + "  y = Transpose<perm = [0, 3, 1, 2]>(z)"
+    model = _model(freeze, body, x="float[B,4,5,8]", y="float[B,8,4,5]")
+    after = rewritten(Pointwise(), model)
+    assert _counts(after)["Conv"] == 2
+    assert _counts(after)["Transpose"] == 1
+
+
 def test_products_of_one_input_share_its_reordering(freeze: Freeze) -> None:
     before = freeze(
         f"g (float[B,S,8] x, {_CONSTANTS}) => (float[B,S,12] y, float[B,S,12] z)"
