@@ -84,6 +84,8 @@ def _root(value: ir.Value | None) -> tuple[ir.TensorProtocol, Sequence[ir.Node]]
             return None
         if not all(tensor_of(extra) is not None for extra in node.inputs[1:] if extra is not None):
             return None
+        if any(attribute.is_ref() for attribute in node.attributes.values()):
+            return None
         views.append(node)
         value = node.inputs[0]
     return None
@@ -116,4 +118,5 @@ def _apply_view(node: ir.Node, array: np.ndarray) -> np.ndarray:
     if node.op_type == "Unsqueeze":
         assert ints is not None
         return np.expand_dims(array, tuple(ints))
-    return np.squeeze(array, axis=None if ints is None else tuple(ints))
+    # The runtime takes no axes for all of size 1, as where they are missing.
+    return np.squeeze(array, axis=tuple(ints) if ints else None)

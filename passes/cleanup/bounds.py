@@ -58,7 +58,9 @@ def bounds_of(value: ir.Value | None, depth: int = _DEPTH) -> Bounds:
     if node.op_type == "Clip":
         low, high = _limits(node)
         least, most = bounds_of(node.inputs[0], depth - 1)
-        return min(max(least, low), high), min(most, high)
+        # The upper bound wins: one that is not known may be below the lower one.
+        least = min(max(least, low), high) if _knows_limits(node) else -math.inf
+        return least, min(most, high)
     if node.op_type in ("Concat", "Max", "Min"):
         found = [bounds_of(item, depth - 1) for item in node.inputs]
         lows, highs = [item[0] for item in found], [item[1] for item in found]

@@ -30,6 +30,8 @@ SMALL = 64 * 2**10
 _BATCH = 64 * 2**20
 """Bytes of results that a session computes: it holds several times as many on the way."""
 
+_NO_NUMBERS = "its output is not a tensor of numbers"
+
 UNPACKS = "it unpacks a constant that is stored in fewer bits"
 
 # Folding these would undo a quantization: the weight is stored in 8 bits or less on purpose.
@@ -215,7 +217,9 @@ class Known:
         tensor = tensor_of(value)
         if tensor is not None:
             return tensor.nbytes
-        if value.shape is None or not value.shape.is_static() or value.dtype is None:
+        if value.shape is None or not value.shape.is_static():
+            return None
+        if value.dtype is None or value.dtype == ir.DataType.STRING:
             return None
         return int(np.prod(value.shape.numpy(), dtype=np.float64) * value.dtype.itemsize)
 
@@ -237,6 +241,8 @@ class Known:
             if size is None:
                 infer_node(node, self.opset_imports)
                 size = self.bytes_of(value)
+            if value.dtype == ir.DataType.STRING:
+                return _NO_NUMBERS
             if size is None and node.op_type not in _BOUNDED:
                 return "the size of the result is not known beforehand"
             if size is not None and size > self._most_bytes(node):
@@ -305,7 +311,9 @@ def _never(node: ir.Node) -> str | None:
     if not is_deterministic(node):
         return "it is random"
     if node.op_type.startswith(("Sequence", "Optional", "SplitToSequence", "String")):
-        return "its output is not a tensor of numbers"
+        return _NO_NUMBERS
+    if any(value.dtype == ir.DataType.STRING for value in node.outputs):
+        return _NO_NUMBERS
     return None
 
 

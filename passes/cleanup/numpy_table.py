@@ -77,8 +77,9 @@ def _div(node: ir.Node, opset: int, a: Array, b: Array) -> Any:
     if a.dtype.kind == "f":
         return _elementwise(np.divide)(node, opset, a, b)
     _integers(a, b)
-    # ONNX truncates, NumPy floors. A zero or an overflow stops the runtime's process.
-    if a.dtype.kind == "i" and (a == np.iinfo(a.dtype).min).any():
+    # ONNX truncates, NumPy floors. A zero or an overflow stops the runtime's process, and the least
+    # number has no absolute value.
+    if any(x.dtype.kind == "i" and (x == np.iinfo(x.dtype).min).any() for x in (a, b)):
         raise Undecided("may overflow")
     quotient = np.abs(a) // np.abs(b)
     return np.where((a < 0) != (b < 0), -quotient, quotient).astype(a.dtype)
@@ -180,6 +181,8 @@ def _slice(
     strides = (1,) * len(low) if steps is None else tuple(map(int, steps))
     window = [slice(None)] * x.ndim
     for start, end, axis, step in zip(low, high, along, strides, strict=True):
+        if step < 0 and start < -x.shape[axis]:
+            raise Undecided("the runtime takes the first element, NumPy none")
         window[axis] = slice(start, end, step)
     return x[tuple(window)]
 

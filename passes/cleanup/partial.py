@@ -105,7 +105,7 @@ def follow(node: ir.Node, known: Mapping[ir.Value, Partial]) -> Partial | None:
         case "Cast":
             return _cast(node, first)
         case "Unsqueeze":
-            return Partial(first.elements, False, first.dtype) if first.scalar else None
+            return _unsqueeze(node, first, inputs)
         case "Squeeze":
             single = not first.scalar and len(first.elements) == 1
             return Partial(first.elements, True, first.dtype) if single else None
@@ -167,6 +167,14 @@ def _fits(elements: tuple[Element, ...], dtype: np.dtype[Any]) -> bool:
     return all(limits.min <= item <= limits.max for item in elements if isinstance(item, int))
 
 
+def _unsqueeze(node: ir.Node, x: Partial, inputs: list[Partial | None]) -> Partial | None:
+    if len(inputs) > 1:
+        axes = 0 if inputs[1] is None else len(inputs[1].elements)
+    else:
+        axes = len(node.attributes["axes"].as_ints())
+    return Partial(x.elements, False, x.dtype) if x.scalar and axes == 1 else None
+
+
 def _reshape(x: Partial, shape: Partial | None) -> Partial | None:
     if shape is None:
         return None
@@ -202,8 +210,11 @@ def _slice(node: ir.Node, inputs: list[Partial | None]) -> Partial | None:
     starts, ends, _, steps = (*arrays, None, None)[:4]
     if starts is None or ends is None:
         return None
-    window = slice(int(starts.item()), int(ends.item()), 1 if steps is None else int(steps.item()))
-    return Partial(x.elements[window], False, x.dtype)
+    start, end = int(starts.item()), int(ends.item())
+    step = 1 if steps is None else int(steps.item())
+    if step < 0 and start < -len(x.elements):  # ONNX takes the first element, Python none
+        return None
+    return Partial(x.elements[start:end:step], False, x.dtype)
 
 
 def _concat(inputs: list[Partial | None]) -> Partial | None:

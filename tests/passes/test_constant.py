@@ -257,5 +257,28 @@ def test_scalars(constant: str, expected: float | None) -> None:
     assert scalar_of(_last(model)) == expected
 
 
+def test_no_axes_are_all_of_size_1_to_squeeze() -> None:
+    model = parse(
+        "g () => (float[N] y) <float[1,2,1] w = {1, 2}, int64[0] axes = {}> "
+        "{ y = Squeeze(w, axes) }"
+    )
+    array = as_array(_last(model))
+    assert array is not None
+    assert array.shape == (2,)
+
+
+def test_what_the_caller_of_a_function_decides_is_unknown() -> None:
+    model = parse(
+        """<ir_version: 10, opset_import: ["" : 21, "local" : 1]>
+        g (float[2] x) => (float[2] y) { y = local.f<to = 1>(x) }
+        <domain: "local", opset_import: ["" : 21]> f <to> (x) => (y)
+        { w = Constant<value = int64[1] {3}>()  c = Cast<to: int = @to>(w)  y = Mul(x, c) }"""
+    )
+    (function,) = model.functions.values()
+    cast = function.graph[1].outputs[0]
+    assert not is_constant(cast)
+    assert as_array(cast) is None
+
+
 def test_a_constant_without_a_value_is_unknown() -> None:
     assert tensor_of(ir.Node("", "Constant", []).outputs[0]) is None

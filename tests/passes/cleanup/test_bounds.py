@@ -43,6 +43,9 @@ def test_bounds_that_hold_go(body: str) -> None:
         ("a = Reshape(x, flat) y = Clip(a, zero)", "it may be out of these bounds"),
         ("a = Sigmoid(x) y = Clip(a, z)", "the bounds are not constant"),
         ("a = Cos(x) b = Concat<axis=0>(a, x) y = Abs(b)", "it may be out of these bounds"),
+        # An upper bound that is computed may be below the lower one, and wins.
+        ("a = Clip(x, zero, z) y = Relu(a)", "it may be out of these bounds"),
+        ("a = Sigmoid(x) b = Clip(a, , z) y = Relu(b)", "it may be out of these bounds"),
     ],
 )
 def test_bounds_that_may_not_hold_stay(body: str, reason: str) -> None:

@@ -563,3 +563,40 @@ def test_numpy_leaves_the_rest_to_the_runtime(
     node = ir.Node("", op_type, [ir.Value(name="x") for _ in inputs], attrs, num_outputs=1)
     with pytest.raises(numpy_table.Undecided):
         evaluate.evaluate(node, inputs, 21)
+
+
+@pytest.mark.parametrize(
+    ("body", "constants"),
+    [
+        # The start is clamped into the axis, which NumPy's is not when it goes backwards.
+        ("c = Slice(w, start, end, zero, back)", {"start": [-5], "end": [-9]}),
+        ("c = Slice(w, start, end, zero, back)", {"start": [9], "end": [-3]}),
+        ("c = Div(w, start)", {"start": [np.iinfo(np.int64).min], "end": [0]}),
+    ],
+)
+def test_what_numpy_does_otherwise_is_as_the_runtime_does_it(
+    body: str, constants: dict[str, list[int]]
+) -> None:
+    model = parse(
+        f"g (int64[1] x) => (int64[K] y) <int64[3] w = {{1, -2, 3}}, int64[1] zero = {{0}}, "
+        f"int64[1] back = {{-1}}> {{ {body} y = Concat<axis=0>(c, x) }}",
+        **{name: np.array(numbers) for name, numbers in constants.items()},
+    )
+    original = model.clone()
+    run_pass(Fold(), model)
+    assert_same_outputs(original, model)
+
+
+@pytest.mark.parametrize(
+    "node",
+    [
+        "Cast<to=8>(w)",
+        'ai.onnx.ml.LabelEncoder<keys_floats=[1.0, 2.0], values_strings=["a", "b"]>(w)',
+    ],
+)
+def test_numbers_do_not_become_strings(node: str) -> None:
+    model = parse(
+        '<ir_version: 10, opset_import: ["" : 21, "ai.onnx.ml" : 4]> '
+        f"g () => (string[2] y) <float[2] w = {{1, 2}}> {{ y = {node} }}"
+    )
+    assert_refuses(Fold(), model, "its output is not a tensor of numbers")

@@ -161,3 +161,21 @@ def test_in_functions_targets_become_constant_nodes() -> None:
     run_pass("static-shapes,dead-code", before)
     assert [node.op_type for node in function] == ["Constant", "Reshape"]
     assert_same_outputs(original, before, feeds={"x": np.ones((3, 4), "f4")})
+
+
+def test_a_scalar_that_gets_two_axes_is_no_vector() -> None:
+    """Of [[N], [M]], a Gather along the second axis takes both sizes."""
+    model = parse(
+        """g (float[N,M] x) => (float[K,L] y) <int64[2] both = {0, 1}, int64 first = {0},
+        int64 second = {1}, int64[1] one = {1}, int64[1] flat = {-1}> {
+        s = Shape(x)
+        n = Gather(s, first) m = Gather(s, second)
+        a = Unsqueeze(n, both) b = Unsqueeze(m, both)
+        c = Concat<axis = 0>(a, b)
+        d = Gather<axis = 1>(c, first)
+        e = Reshape(d, flat)
+        y = Reshape(x, e) }"""
+    )
+    original = model.clone()
+    run_pass("static-shapes", model)
+    assert_same_outputs(original, model)
