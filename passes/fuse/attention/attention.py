@@ -28,6 +28,9 @@ from burnish.passes.fuse.attention.merged import softmax_before_merge
 from burnish.passes.fuse.attention.operators import Attended, form_for
 from burnish.passes.fuse.attention.opset import has_attention, quantized_products
 from burnish.passes.fuse.attention.scores import FUSE_BEFORE, QUANTIZED, Scores, read_scores
+from burnish.passes.fuse.attention.tables import choice_by_table
+from burnish.passes.fuse.attention.values import values_side_by_side
+from burnish.passes.fuse.attention.zeroed import zeroed_too
 from burnish.passes.fuse.sizes import RULES as SIZES
 from burnish.passes.fuse.sizes import inferred_again
 from burnish.passes.rewrite import apply_rules
@@ -35,29 +38,32 @@ from burnish.passes.rule import Builder, NoMatch, Operand, Replacement, Rule, Ru
 from burnish.passes.shapes import infer_node
 
 
-def _weights(op: Any, scores: Any) -> Any:
+def _weights(op: Any, scores: Any, hidden: Any, seen: Any) -> Any:
     softmax = op.Softmax(scores, axis=lambda axis: axis in (-1, 3))
-    return op.either(softmax, op.Cast(softmax))
+    plain = op.either(softmax, op.Cast(softmax))
+    # They may be masked again behind the softmax: rows that are masked whole are 0 as well.
+    zeroed = op.either(op.Where(hidden, 0.0, plain), op.Where(seen, plain, 0.0))
+    return op.either(plain, zeroed, op.Cast(zeroed))
 
 
 @rule(opset=(13, None))
-def attention(op: Any, scores: Any, v: Any) -> Any:
+def attention(op: Any, scores: Any, v: Any, hidden: Any, seen: Any) -> Any:
     """Fuse softmax(scale * q k^T + mask) v into Attention, or into MultiHeadAttention."""
-    return op.MatMul(_weights(op, scores), v, _bind="product")
+    return op.MatMul(_weights(op, scores, hidden, seen), v, _bind="product")
 
 
 @attention.also
-def _(op: Any, scores: Any, v: Any) -> Any:
+def _(op: Any, scores: Any, v: Any, hidden: Any, seen: Any) -> Any:
     # Rows that are masked whole are NaN; exporters make them 0.
-    weights = _weights(op, scores)
+    weights = _weights(op, scores, hidden, seen)
     weights = op.Where(op.IsNaN(weights), 0.0, weights, _bind="guard")
     return op.MatMul(op.either(weights, op.Cast(weights)), v, _bind="product")
 
 
 @attention.also
-def _(op: Any, scores: Any, v: Any, merge: Any, part: Any) -> Any:
+def _(op: Any, scores: Any, v: Any, merge: Any, part: Any, hidden: Any, seen: Any) -> Any:
     # All heads of all batches one behind another, and apart again.
-    weights = op.Reshape(_weights(op, scores), merge)
+    weights = op.Reshape(_weights(op, scores, hidden, seen), merge)
     return op.Reshape(op.MatMul(weights, v, _bind="product"), part, _bind="parted")
 
 
@@ -68,11 +74,19 @@ def _(
     v: Operand,
     guard: ir.Node | None,
     parted: ir.Node | None,
+    hidden: Operand | None,
+    seen: Operand | None,
     ctx: PassContext,
 ) -> Replacement:
     found = read_scores(scores.value)
     if not isinstance(found, Scores):
         return found
+    masks, guarded, again = found.masks, guard is not None, hidden or seen
+    if again is not None:
+        zeroed = zeroed_too(masks, again.value, keeps=hidden is None)
+        if isinstance(zeroed, NoMatch):
+            return zeroed
+        masks, guarded = zeroed, True
     values = v.value if parted is None else apart(v.value)
     if values is None:
         return NoMatch("the values are not known to be heads put one behind another")
@@ -86,11 +100,11 @@ def _(
     result = None if parted is None else parted.outputs[0]
     if result is not None and not _has_dims(result, parts):
         return NoMatch("the product is not split into the heads it came from")
-    mask = mask_of(op, found.masks, *parts[:2], guarded=guard is not None, flat=flat)
+    mask = mask_of(op, masks, *parts[:2], guarded=guarded, flat=flat)
     if isinstance(mask, NoMatch):
         return mask
     wide = scores.dtype != parts[0].dtype
-    y = form.write(op, Attended(*parts, mask, found.scale, found.softcap, guard is not None, wide))
+    y = form.write(op, Attended(*parts, mask, found.scale, found.softcap, guarded, wide))
     return op.Squeeze(y, _HEADS) if flat else y
 
 
@@ -186,6 +200,8 @@ class FuseAttention(RulePass):
         *SIZES,
         swap_last_axes,
         softmax_before_merge,
+        values_side_by_side,
+        choice_by_table,
         attention,
         attention_with_past,
         causal_attention,

@@ -16,13 +16,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
 
 import numpy as np
 import onnx_ir as ir
 
 from burnish.passes.cleanup.dims import Size, same_dim
 from burnish.passes.constant import as_array, scalar_of
+from burnish.passes.fuse.attention.mask_kinds import Added, Floored, Mask, Replaced
 from burnish.passes.fuse.attention.positions import condition_of, negated, unmasked
 from burnish.passes.fuse.forms import Form, sees_some
 from burnish.passes.rule import Builder, NoMatch, Operand
@@ -30,60 +30,16 @@ from burnish.passes.shapes import infer_node
 
 # Far enough below every score that it gets no weight beside one that is not masked.
 _LOWEST = {ir.DataType.FLOAT16: -6e4}
-_LOWEST_DEFAULT = -1e30
+_LOWEST_DEFAULT = -1e4
+# So far below that the score itself is lost when this is added to it.
+_FAR = {ir.DataType.FLOAT16: -6e4}
+_FAR_DEFAULT = -1e30
 # The least finite numbers, to be halved.
 _LEAST = {
     ir.DataType.FLOAT: float(np.finfo(np.float32).min),
     ir.DataType.DOUBLE: float(np.finfo(np.float64).min),
     ir.DataType.BFLOAT16: -3.3895313892515355e38,
 }
-
-
-@dataclass(frozen=True)
-class Added:
-    """A mask or bias that is added to the scores, of their type.
-
-    Attributes:
-        value: `[..., queries, keys]`.
-        shape: Of the scores, `[batch, heads, queries, keys]`, where the mask has three axes and is
-            `[batch * heads, queries or 1, keys]`; else None.
-        windows: The mask is `[1, windows, 1, queries, keys]`, and the scores are those of all
-            windows of all images one behind another.
-        factor: What it has to be multiplied by: less than 0 where it is subtracted.
-    """
-
-    value: ir.Value
-    shape: ir.Value | None = None
-    windows: bool = False
-    factor: float = 1.0
-
-    def scaled(self, factor: float) -> Added:
-        """Return the mask that is multiplied with the scores."""
-        return replace(self, factor=self.factor * factor)
-
-
-@dataclass(frozen=True)
-class Replaced:
-    """Scores that are replaced by one number.
-
-    Attributes:
-        condition: Boolean, broadcastable to the scores.
-        keeps: Which of its two values leaves a score as it is.
-        fill: What replaces the others.
-        factor: What it was multiplied by.
-    """
-
-    condition: ir.Value
-    keeps: bool
-    fill: float
-    factor: float = 1.0
-
-    def scaled(self, factor: float) -> Replaced:
-        """Return the mask that is multiplied with the scores."""
-        return replace(self, fill=self.fill * factor, factor=self.factor * factor)
-
-
-Mask = Added | Replaced
 
 
 def mask_of(
@@ -107,8 +63,14 @@ def mask_of(
     """
     guarded = guarded or (not flat and _leaves_some(masks, q, k))
     whole: ir.Value | None = None
-    for mask in masks:
-        made = _added(op, mask, whole, q, guarded=guarded, flat=flat)
+    for index, mask in enumerate(masks):
+        if isinstance(mask, Floored):
+            made = None if whole is None else _floored(op, whole, mask, q)
+            if made is None:
+                continue  # of the scores alone, none is that low
+        else:
+            held = guarded or any(isinstance(later, Floored) for later in masks[index:])
+            made = _added(op, mask, whole, q, guarded=held, flat=flat)
         if isinstance(made, NoMatch):
             return made
         whole = _inferred(op, made)
@@ -118,7 +80,13 @@ def mask_of(
 
 
 def _added(
-    op: Builder, mask: Mask, before: ir.Value | None, q: Operand, *, guarded: bool, flat: bool
+    op: Builder,
+    mask: Added | Replaced,
+    before: ir.Value | None,
+    q: Operand,
+    *,
+    guarded: bool,
+    flat: bool,
 ) -> ir.Value | NoMatch:
     """Return the sum of the mask and what there was before it."""
     assert q.dtype is not None
@@ -140,13 +108,32 @@ def _added(
     fill = _soft(mask.fill, q.dtype, guarded=guarded)
     if isinstance(fill, NoMatch):
         return fill
-    number = _number(fill, q.dtype)
+    # What replaces the scores must, once it is added to them, still be alike for all of them.
+    number = _number(min(fill, _far(q.dtype)), q.dtype)
     kept = np.zeros((), q.dtype.numpy()) if before is None else before
     branches = (kept, number) if mask.keeps else (number, kept)
     condition = mask.condition
     if flat and _rank(condition) == 3:
         condition = op.Unsqueeze(condition, np.array([1]))
     return op.Where(condition, *branches)  # type: ignore[no-any-return]
+
+
+def _floored(op: Builder, whole: ir.Value, mask: Floored, q: Operand) -> ir.Value | NoMatch:
+    """Hold the sum of all masks above minus infinity; where it is chosen, choose other numbers."""
+    assert q.dtype is not None
+    low = _soft(mask.low, q.dtype, guarded=True)
+    if isinstance(low, NoMatch):
+        return low
+    number, node = _number(low, q.dtype), whole.producer()
+    if node is None or node.op_type != "Where":
+        return op.Max(whole, number)  # type: ignore[no-any-return]
+    found = [scalar_of(branch) for branch in node.inputs[1:]]
+    if any(branch is None for branch in found):
+        return op.Max(whole, number)  # type: ignore[no-any-return]
+    if all(branch is not None and branch >= number for branch in found):
+        return whole
+    chosen = (_number(max(branch or 0.0, low), q.dtype) for branch in found)
+    return op.Where(node.inputs[0], *chosen)  # type: ignore[no-any-return]
 
 
 def _rank(value: ir.Value) -> int | None:
@@ -181,7 +168,7 @@ def _softened(op: Builder, mask: Added, *, guarded: bool) -> ir.Value | NoMatch:
     node = value.producer()
     if value.dtype is None:
         return NoMatch("the type of the mask is unknown")
-    least = lowest(value.dtype)
+    least = _far(value.dtype)
     if node is None or node.op_type != "Where":
         array = as_array(value)
         if array is not None and not guarded and (sign * array <= least).all(axis=-1).any():
@@ -209,6 +196,10 @@ def lowest(dtype: ir.DataType) -> float:
     return _LOWEST.get(dtype, _LOWEST_DEFAULT)
 
 
+def _far(dtype: ir.DataType) -> float:
+    return _FAR.get(dtype, _FAR_DEFAULT)
+
+
 def _soft(fill: float, dtype: ir.DataType, *, guarded: bool) -> float | NoMatch:
     """Return the number to use for `fill`; see the module's docstring."""
     if fill == -np.inf:
@@ -225,6 +216,8 @@ def _leaves_some(masks: Sequence[Mask], q: Operand, k: Operand) -> bool:
     if sizes is None or q.dtype is None:
         return False
     for mask in masks:
+        if isinstance(mask, Floored):
+            continue
         if isinstance(mask, Added):
             moved = mask.shape is not None or mask.windows or mask.factor < 0
             found = None if moved else unmasked(mask.value, lowest(q.dtype))

@@ -2,10 +2,10 @@
 """Reading the scores of an attention: the product of queries and keys, its scale and its masks.
 
 The scale may stand on the queries, the keys, both, or the product, as Mul or Div, as a number or
-one for each head; it may be capped softly; masks may be added or chosen, in any number, and scaled
-along; the largest score of a row may be taken off, which a softmax does not see. All may be done in
-float32 between types that are narrower. One function reads them all, outermost first, so that no
-spelling has to be listed.
+one for each head; it may be capped softly; masks may be added or chosen, in any number, scaled
+along, and held above the least number; the largest score of a row may be taken off, which a softmax
+does not see. All may be done in float32 between types that are narrower. One function reads them
+all, outermost first, so that no spelling has to be listed.
 """
 
 from __future__ import annotations
@@ -19,11 +19,12 @@ from burnish.passes.cleanup.dims import same_dim
 from burnish.passes.constant import scalar_of
 from burnish.passes.edit import use_count
 from burnish.passes.fuse.attention.heads import SWAP_LAST, apart, splits_heads
-from burnish.passes.fuse.attention.mask import Added, Mask, Replaced
+from burnish.passes.fuse.attention.mask import lowest
+from burnish.passes.fuse.attention.mask_kinds import Added, Floored, Mask, Replaced
 from burnish.passes.rule import NoMatch
 
 _DEPTH = 8
-_READ = ("MatMul", "Add", "Sub", "Where", "Mul", "Div", "Reshape", "Cast")
+_READ = ("MatMul", "Add", "Sub", "Where", "Max", "Mul", "Div", "Reshape", "Cast")
 _LAST = ((-1,), (3,))
 _ONE = 1 + 1e-6  # but for rounding
 _NO_PRODUCT = NoMatch("the scores are not a product")
@@ -75,6 +76,8 @@ def read_scores(value: ir.Value, depth: int = _DEPTH, uses: int = 1) -> Scores |
             return _subtracted(node, depth)
         case "Where":
             return _replaced(node, depth)
+        case "Max":
+            return _floored(node, depth)
         case "Mul" | "Div":
             return _scaled(node, depth)
         case "Reshape":
@@ -222,6 +225,21 @@ def _replaced(node: ir.Node, depth: int) -> Scores | NoMatch:
             return read
         return replace(read, masks=(*read.masks, Replaced(condition, keeps, fill)))
     return NoMatch("the scores are chosen by no constant")
+
+
+def _floored(node: ir.Node, depth: int) -> Scores | NoMatch:
+    """Read scores that are held above the least number, as XGLM does."""
+    for scores, other in (node.inputs, node.inputs[::-1]) if len(node.inputs) == 2 else ():
+        low = scalar_of(other)
+        if scores is None or low is None or scores.dtype is None:
+            continue
+        if low > lowest(scores.dtype):
+            return NoMatch("the scores are cut at a number that some may be below")
+        read = read_scores(scores, depth - 1)
+        if not isinstance(read, Scores):
+            return read
+        return replace(read, masks=(*read.masks, Floored(low)))
+    return _NO_PRODUCT
 
 
 def _split(node: ir.Node, depth: int) -> Scores | NoMatch:

@@ -46,10 +46,11 @@ HEADER = '<ir_version: 10, opset_import: ["" : 23]>\n'
 # Queries, keys and values have 2, 3 and 3 tokens, 4 heads of 8.
 SIGNATURE = (
     "g (float[N,4,2,8] xq, float[N,4,3,8] xk, float[N,4,3,8] xv, float c, float root, float zero,"
-    " float low, float high, float minusinf, bool[N,1,2,3] xm, float[N,4,2,3] xb)"
+    " float low, float high, float minusinf, float thousands, bool[N,1,2,3] xm, float[N,4,2,3] xb)"
     " => (float[N,4,2,8] y)"
 )
 NUMBERS = {"c": 0.25, "root": 0.5, "zero": 0.0, "low": LOWEST, "high": -LOWEST, "minusinf": -np.inf}
+NUMBERS |= {"thousands": -1e4}
 
 
 def fused(model: ir.Model, target: Target = WANTS) -> list[str]:
@@ -131,6 +132,12 @@ PLAIN = "p = Softmax(z) y = MatMul(p, xv)"
         "z = Sub(a, xb)",
         "b = Where(xm, zero, high) z = Sub(a, b)",
         "b = Sub(a, xb) e = Mul(b, root) z = Add(e, xb)",
+        "z = Where(xm, a, thousands)",
+        "b = Where(xm, zero, low) e = Add(a, b) z = Max(e, low)",
+        "b = Where(xm, zero, minusinf) e = Add(a, b) z = Max(low, e)",
+        "b = Where(xm, xb, minusinf) e = Add(a, b) z = Max(e, low)",
+        "b = Where(xm, a, minusinf) z = Max(b, low)",
+        "z = Max(a, low)",
     ],
 )
 @pytest.mark.parametrize("target", [WANTS, WANTS_MHA], ids=["standard", "microsoft"])
@@ -161,6 +168,7 @@ def test_a_guarded_mask_of_minus_infinity(freeze: Freeze, target: Target) -> Non
     [
         (f"{PRODUCT} z = Where(xm, a, minusinf) {PLAIN}", "a row masked whole would give NaN"),
         (f"{PRODUCT} z = Where(xm, a, c) {PLAIN}", "not far enough below the scores"),
+        (f"{PRODUCT} z = Max(a, c) {PLAIN}", "cut at a number that some may be below"),
         (f"{PRODUCT} b = Add(a, xb) z = Div(b, c) {PLAIN}", "scaled behind a mask"),
         (f"{PRODUCT} z = Mul(a, xb) {PLAIN}", "multiplied by no constant"),
         (f"{PRODUCT} z = Sub(xb, a) {PLAIN}", "the scores are not a product"),
