@@ -13,6 +13,7 @@ from typing import Any
 
 import onnx_ir as ir
 
+from burnish.passes.constant import as_array, scalar_of
 from burnish.passes.context import PassContext, describe
 from burnish.passes.edit import discard, remove_unused, replace_value, take_names, use_count
 from burnish.passes.match import Furthest, Match, match_at
@@ -219,7 +220,7 @@ class _Driver:
         like = {new: old for old, new in pairs}
         for node in builder.nodes:
             infer_node(node, self.opset_imports, like.get(node.outputs[0]))
-        reason = _misfit(pairs)
+        reason = _misfit(pairs) or _may_lose_axes(match, builder, pairs)
         if reason is None and len(pairs) > 1:
             reason = _makes_cycle(match)
         if reason is not None:
@@ -336,6 +337,26 @@ def _misfit(pairs: Iterable[tuple[ir.Value, ir.Value]]) -> str | None:
             for mine, theirs in zip(old.shape.dims, new.shape.dims, strict=True)
         ):
             return "the replacement has another shape"
+    return None
+
+
+def _may_lose_axes(match: Match, builder: Builder, pairs: _Pairs) -> str | None:
+    """Say that a number that goes may have broadcast what it was combined with, if so.
+
+    Gelu(x) is not x / 2 * (1 + erf(x / sqrt(2))) where the 2 is of shape [1, 1] and x a vector.
+    Where both shapes are known, `_misfit` has compared them.
+    """
+    if all(old.shape is not None and new.shape is not None for old, new in pairs):
+        return None
+    kept = {value for node in builder.nodes for value in node.inputs}
+    kept |= {new for _, new in pairs}
+    for value in match.values.values():
+        if not isinstance(value, ir.Value) or value in kept or scalar_of(value) is None:
+            continue
+        array = as_array(value)
+        # Whole numbers are also axes and sizes, which broadcast nothing.
+        if array is not None and array.ndim and array.dtype.kind not in "biu":
+            return "a number with axes may broadcast what is of unknown rank"
     return None
 
 

@@ -180,11 +180,12 @@ fold_batch_norm_before.rewrite(_before)
 
 
 def _widens(affine: Affine, x: Operand, channels: Channels) -> bool:
-    """Whether a constant might make one channel of `x` many."""
+    """Whether a constant might make one channel of `x` many, or give it more axes."""
+    if x.dims is None or len(x.dims) != channels.rank:
+        return True
     if max(affine.scale.size, affine.shift.size) == 1:
-        return x.rank == 0
-    dims = x.dims or ()
-    return len(dims) < channels.from_end or dims[-channels.from_end] != channels.size
+        return False
+    return x.dims[-channels.from_end] != channels.size
 
 
 def _may_fold(user: ir.Node, index: int) -> bool:

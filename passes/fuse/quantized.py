@@ -73,6 +73,8 @@ def _(
         return NoMatch(reason)
     if _scale(inner).size > 1:
         return NoMatch("scales by channel would move with their axis")
+    if moving.op_type == "MaxPool" and (_scale(inner) < 0).any():
+        return NoMatch("the largest integer stands for the least number")
     if len(moving.outputs) > 1:
         return NoMatch("it has several outputs")
     return op.like(moving, x, *moving.inputs[1:])

@@ -17,6 +17,7 @@ from burnish.passes.rule import NoMatch, Rule, pass_of, rule
 from burnish.testing import (
     assert_refuses,
     assert_rewrites,
+    assert_same_outputs,
     parse,
     refusals,
     rewrites,
@@ -441,3 +442,36 @@ def test_a_rule_that_feeds_on_what_it_makes_is_stopped() -> None:
 
     ctx = run_pass(double, parse("g (float[2] x) => (float[2] y) { y = Neg(x) }"))
     assert ctx.warnings == ["rule double was stopped after 5001 rewrites: it finds no end"]
+
+
+@rule
+def half(op: Any, x: Any) -> Any:
+    """Mul(Div(x, 2), 1) -> Div(x, 2)."""
+    return op.Mul(op.Div(x, 2.0), 1.0)
+
+
+@half.rewrite
+def _(op: Any, x: Any) -> Any:
+    return op.Div(x, np.float32(2))
+
+
+@pytest.mark.parametrize("rank_known", [True, False])
+@pytest.mark.parametrize("dims", ["", "[1]", "[1,1]"])
+def test_a_number_of_several_axes_stays_where_the_rank_is_unknown(
+    dims: str, rank_known: bool
+) -> None:
+    """In a function nothing is known of what it is given."""
+    two, one = (f"Constant<value = float{dims} {{{number}}}>()" for number in (2, 1))
+    body = f"{{ two = {two} one = {one} t = Div(x, two) y = Mul(t, one) }}"
+    model = parse(
+        f"g (float[3] x) => (float[] y) {body}"
+        if rank_known
+        else """<ir_version: 10, opset_import: ["" : 21, "local" : 1]>
+        g (float[3] x) => (float[] y) { y = local.f(x) }
+        <domain: "local", opset_import: ["" : 21]> f (x) => (y) """
+        + body
+    )
+    original = model.clone()
+    fired = rewrites(run_pass(half, model)) == {"half": 1}
+    assert fired == (dims == "" or (rank_known and dims == "[1]"))
+    assert_same_outputs(original, model)

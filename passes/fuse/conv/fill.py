@@ -23,7 +23,7 @@ import onnx_ir as ir
 from burnish.passes.base import Pass
 from burnish.passes.constant import as_array
 from burnish.passes.context import PassContext
-from burnish.passes.edit import drop_initializer, names_of
+from burnish.passes.edit import Names, drop_initializer, names_of
 from burnish.passes.fuse.conv.blocked import ACTIVATIONS, POOLS, block_size, is_blocked_conv
 
 PREFERENCE = "Conv-filled"
@@ -43,6 +43,7 @@ class FillChannels(Pass):
         block = block_size(ctx.target)
         if block is None or ctx.target.objection_to(PREFERENCE, ir.DataType.FLOAT) is not None:
             return
+        names = names_of(model.graph)
         for graph in (model.graph, *model.graph.subgraphs()):
             for node in graph:
                 if not _is_whole(node):
@@ -59,7 +60,7 @@ class FillChannels(Pass):
                     continue
                 with ctx.rewrite(_RULE, node) as go:
                     if go:
-                        _fill(node, users, missing)
+                        _fill(node, users, missing, names)
 
 
 def _is_whole(node: ir.Node) -> bool:
@@ -94,14 +95,14 @@ def _suffers(node: ir.Node, rest: int, block: int) -> bool:
     return _is_whole(node) and _array(node, 1).shape[1] == rest < block
 
 
-def _fill(source: ir.Node, users: list[ir.Node], missing: int) -> None:
+def _fill(source: ir.Node, users: list[ir.Node], missing: int, names: Names) -> None:
     between = [node for node in (source, *users) if node is source or _passes_on(node)]
-    _grow(source, 1, 0, missing)
+    _grow(source, 1, 0, missing, names)
     if len(source.inputs) > 2 and source.inputs[2] is not None:
-        _grow(source, 2, 0, missing)
+        _grow(source, 2, 0, missing, names)
     for node in users:
         if node not in between:
-            _grow(node, 1, 1, missing)
+            _grow(node, 1, 1, missing, names)
     for node in between:
         (result,) = node.outputs
         if result.shape is not None and isinstance(result.shape[1], int):
@@ -109,13 +110,13 @@ def _fill(source: ir.Node, users: list[ir.Node], missing: int) -> None:
             result.shape = ir.Shape([dims[0], result.shape[1] + missing, *dims[2:]])
 
 
-def _grow(node: ir.Node, index: int, axis: int, missing: int) -> None:
+def _grow(node: ir.Node, index: int, axis: int, missing: int, names: Names) -> None:
     """Put zeros behind a constant input, along an axis."""
     old, array, graph = node.inputs[index], _array(node, index), node.graph
     assert old is not None
     assert graph is not None
     widths = [(0, missing if i == axis else 0) for i in range(array.ndim)]
-    tensor = ir.tensor(np.pad(array, widths), name=names_of(graph).fresh(f"{old.name}/filled"))
+    tensor = ir.tensor(np.pad(array, widths), name=names.fresh(f"{old.name}/filled"))
     new = ir.Value(
         name=tensor.name,
         type=ir.TensorType(tensor.dtype),

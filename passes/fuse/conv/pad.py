@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 import numpy as np
 import onnx_ir as ir
 
+from burnish.passes.cleanup.bounds import bounds_of
 from burnish.passes.constant import as_array, scalar_of
 from burnish.passes.rule import Builder, NoMatch, Operand, Replacement, Rule, RulePass, rule
 
@@ -147,23 +148,9 @@ def _lowest(dtype: ir.DataType | None) -> float:
     return float(np.finfo(dtype.numpy()).min)
 
 
-# Operators whose results are never negative.
-_NONNEGATIVE = frozenset(
-    {"Abs", "Exp", "HardSigmoid", "Relu", "Sigmoid", "Softmax", "Softplus", "Sqrt"}
-)
-
-
 def _is_nonnegative(value: ir.Value) -> bool:
-    if value.dtype is not None and value.dtype.name.startswith("UINT"):
-        return True
-    node = value.producer()
-    if node is None or node.domain != "":
-        return False
-    if node.op_type == "Clip":
-        attribute = node.attributes.get("min")
-        least = scalar_of(_input(node, 1)) if attribute is None else attribute.as_float()
-        return least is not None and least >= 0
-    return node.op_type in _NONNEGATIVE
+    unsigned = value.dtype is not None and value.dtype.name.startswith("UINT")
+    return unsigned or bounds_of(value)[0] >= 0
 
 
 @dataclass(frozen=True)

@@ -319,6 +319,16 @@ def test_numbers_stay_when_folding_before(freeze: Freeze, case: str, dtype: str)
             "{ p = Add(x, c) t = MatMul(p, w) y = Add(t, b) }",
             "the constant may broadcast it",
         ),
+        (  # an image without a batch
+            "(float[4,5,5] x, float[6,4,3,3] w, float[1,4,1,1] c) => (float[1,6,3,3] y)"
+            "{ p = Sub(x, c) y = Conv(p, w) }",
+            "the constant may broadcast it",
+        ),
+        (
+            "(float[4,5,5] x, float[6,4,3,3] w, float[1,1,1,1] c) => (float[1,6,3,3] y)"
+            "{ p = Mul(x, c) y = Conv(p, w) }",
+            "the constant may broadcast it",
+        ),
         (
             "(float x, float[4,6] w, float[1] c) => (float[6] y){ p = Mul(x, c) y = MatMul(p, w) }",
             "the constant may broadcast it",

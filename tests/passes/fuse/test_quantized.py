@@ -95,6 +95,19 @@ def test_a_scale_of_few_digits_rounds(
     assert_same_outputs(original, model, feeds=feeds)
 
 
+def test_the_largest_integer_may_stand_for_the_least_number(
+    freeze: Callable[..., ir.Model],
+) -> None:
+    model = freeze(
+        "g (uint8[1,1,4,4] x, float s, uint8 z) => (uint8[1,1,3,3] y)"
+        "{ d = DequantizeLinear(x, s, z) m = MaxPool<kernel_shape=[2,2]>(d)"
+        " y = QuantizeLinear(m, s, z) }",
+        s=-0.5,
+        z=100,
+    )
+    assert_refuses(move_quantized, model, "the largest integer stands for the least number")
+
+
 def test_integers_of_another_type_are_made() -> None:
     model = parse(
         f"g (uint8[3,3] q) => (int8[] y) <{_PARAMETERS}>"

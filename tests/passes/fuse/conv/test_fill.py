@@ -94,3 +94,23 @@ def test_a_block_is_as_large_as_the_target_has_it(freeze: Freeze) -> None:
     model = _model(freeze, f"{_POOLED}y = Conv(p, u)")
     run_pass(FillChannels(), model, target=_SMALL)
     assert _outputs(model) == [24, 8]
+
+
+def test_names_are_new_in_all_graphs(freeze: Freeze) -> None:
+    """In a branch, too, weights get a name that no graph around it has."""
+    body = (
+        "{ taken = Neg(b) y = If(c) <"
+        "then_branch = t () => (float[1,C,H,W] p) { h = Conv(x, w, b) r = Relu(h)"
+        " q = MaxPool<kernel_shape=[2,2]>(r) p = Conv(q, u) },"
+        "else_branch = e () => (float[1,C,H,W] n) { n = Conv(x, k) }> }"
+    )
+    before = freeze(
+        f"g {_IO}, float[8,3,3,3] k, bool xc) => (float[1,C,H,W] y, float[24] taken) "
+        + body.replace("If(c)", "If(xc)")
+    )
+    (taken,) = (node.outputs[0] for node in before.graph if node.op_type == "Neg")
+    taken.name = "w/filled"
+    after = rewritten(FillChannels(), before, target=_CPU)
+    branch = next(node for node in after.graph.all_nodes() if node.op_type == "MaxPool").graph
+    assert branch is not None
+    assert "w/filled_1" in branch.initializers

@@ -211,6 +211,11 @@ def test_numbers_of_a_maximum_stay(
             "{ r = Relu(x) t = Pad(r, p) y, z = MaxPool<kernel_shape=[3, 3]>(t) k = Neg(z) }",
             "the inner MaxPool is used elsewhere too",
         ),
+        (  # an upper bound that is computed may be below the lower one, and wins
+            "{ m = ReduceMin<keepdims=0>(x) z = Sub(one, one) r = Clip(x, z, m) t = Pad(r, p)"
+            " y = MaxPool<kernel_shape=[3, 3]>(t) }",
+            "what the Pad fills with may be the largest",
+        ),
     ],
 )
 def test_pad_max_pool_is_refused(freeze: Freeze, body: str, reason: str) -> None:
