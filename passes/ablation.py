@@ -26,6 +26,8 @@ from burnish.passes.whole import ask, skeleton
 if TYPE_CHECKING:
     from burnish.frontends import Loaded
 
+_LONGEST = 30.0  # seconds for one comparison
+
 Build = Callable[[Sequence[str]], ir.Model]
 """Builds the model with rules of these names held back."""
 
@@ -85,10 +87,19 @@ def contributions(
             continue
         nodes = ModelStats.of(without).nodes
         if skeleton(without) == same:
-            yield Contribution(rule, rewrites, nodes, note="others do the same in its place")
+            yield Contribution(rule, rewrites, nodes, note="same model")
             continue
         asked = f"the model with {rule} for that without"
-        found = ask(decisions, without, whole, asked, rule=rule, operator=rule, confirm=True)
+        found = ask(
+            decisions,
+            without,
+            whole,
+            asked,
+            rule=rule,
+            operator=rule,
+            confirm=True,
+            longest=_LONGEST,
+        )
         yield Contribution(rule, rewrites, nodes, found)
 
 
@@ -185,5 +196,19 @@ def _held_back(
 
 
 def _speed(decisions: Decisions, original: ir.Model, whole: ir.Model) -> Decision:
-    question = "the model for the original"
-    return ask(decisions, original, whole, question, rule="speed", operator="speed", confirm=True)
+    return _ask(decisions, original, whole, "the model for the original", "speed")
+
+
+def _ask(
+    decisions: Decisions, before: ir.Model, after: ir.Model, question: str, rule: str
+) -> Decision:
+    return ask(
+        decisions,
+        before,
+        after,
+        question,
+        rule=rule,
+        operator=rule,  # of which no table of preferences speaks: measured, or not known
+        confirm=True,
+        longest=_LONGEST,
+    )

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
@@ -23,9 +24,11 @@ if TYPE_CHECKING:
 
     from burnish.backends.answers import Answer
     from burnish.backends.onnxruntime import Session
+    from burnish.passes.inputs import Sample
 
 _SECONDS = 1.0  # for one comparison
 _ROUNDS = 200
+_FEWEST_ROUNDS = 8
 _LOADS = 3
 """Comparisons, each of sessions of their own, until one is narrow."""
 _NARROW = 1.03
@@ -43,6 +46,7 @@ def ask(
     rule: str,
     operator: str,
     confirm: bool = False,
+    longest: float = _SECONDS,
 ) -> Decision:
     """Decide whether a model is worth having in place of another, by how fast both run.
 
@@ -54,10 +58,12 @@ def ask(
         rule: What the decision is said to be of.
         operator: What the table of preferences is asked about where nothing can be measured.
         confirm: Whether to believe that it is slower only if other sessions say so too.
+        longest: Seconds that one comparison may take, where fewer are not enough rounds.
     """
-    feeds = dict(decisions.sample.feeds)
-    sizes = [f"{name}:{'x'.join(map(str, array.shape))}" for name, array in feeds.items()]
-    digest = hashlib.sha256(repr((skeleton(before), skeleton(after), sizes)).encode())
+    sample = decisions.sample
+    sizes = [f"{name}:{'x'.join(map(str, array.shape))}" for name, array in sample.feeds.items()]
+    usual = sorted(sample.sizes.items()) if not sample.feeds else ()
+    digest = hashlib.sha256(repr((skeleton(before), skeleton(after), sizes, usual)).encode())
     asked = Decision(
         key=digest.hexdigest()[:32],
         question=question,
@@ -68,9 +74,9 @@ def ask(
     )
 
     def timed() -> Answer:
-        answer = _timed(before, after, feeds)
+        answer = _timed(before, after, sample, longest)
         if confirm and answer.verdict == "slower":
-            answer = answer.widened(_timed(before, after, feeds))
+            answer = answer.widened(_timed(before, after, sample, longest))
         return answer
 
     return decisions.ask(asked, timed)
@@ -108,7 +114,7 @@ def _is_clear(low: float, high: float) -> bool:
     return low > _CLEAR or high < 1 / _CLEAR
 
 
-def _timed(before: ir.Model, after: ir.Model, feeds: Mapping[str, np.ndarray]) -> Answer:
+def _timed(before: ir.Model, after: ir.Model, sample: Sample, longest: float) -> Answer:
     """Time two models in turns; again, if something else kept the machine busy and it matters.
 
     Raises:
@@ -116,7 +122,7 @@ def _timed(before: ir.Model, after: ir.Model, feeds: Mapping[str, np.ndarray]) -
     """
     narrowest: Answer | None = None
     for _ in range(_LOADS):
-        found = _compared(before, after, feeds)
+        found = _compared(before, after, sample, longest)
         if narrowest is None or found.high / found.low < narrowest.high / narrowest.low:
             narrowest = found
         if narrowest.high / narrowest.low <= _NARROW or _is_clear(narrowest.low, narrowest.high):
@@ -125,22 +131,26 @@ def _timed(before: ir.Model, after: ir.Model, feeds: Mapping[str, np.ndarray]) -
     return narrowest
 
 
-def _compared(before: ir.Model, after: ir.Model, feeds: Mapping[str, np.ndarray]) -> Answer:
+def _compared(before: ir.Model, after: ir.Model, sample: Sample, longest: float) -> Answer:
     from burnish.backends.answers import Answer
-    from burnish.backends.feeds import random_run
     from burnish.backends.measure import compare
 
     try:
         with open_session(before) as old, open_session(after) as new:
-            given = feeds or random_run(old).feeds
+            feeds = sample.feeds or _usual_feeds(old, sample)
             sides = {"before": old, "after": new}
-            compare(sides, given, repeats=1, warmup=1)
+            compare(sides, feeds, repeats=1, warmup=1)
+            started = time.perf_counter()
+            compare(sides, feeds, repeats=1, warmup=0)
+            fewest = _FEWEST_ROUNDS * (time.perf_counter() - started)
+            if fewest > longest:
+                raise CannotMeasure("it takes too long")
             found = compare(
                 sides,
-                given,
+                feeds,
                 repeats=_ROUNDS,
                 warmup=0,
-                budget=_SECONDS,
+                budget=max(_SECONDS, fewest),
                 enough=lambda so_far: _is_clear(so_far["after"].low, so_far["after"].high),
             )
     except BurnishError as error:
@@ -149,3 +159,15 @@ def _compared(before: ir.Model, after: ir.Model, feeds: Mapping[str, np.ndarray]
     if math.isinf(timing.high):
         raise CannotMeasure("it takes too long")
     return Answer(timing.speedup, timing.low, timing.high)
+
+
+def _usual_feeds(session: Session, sample: Sample) -> Mapping[str, np.ndarray]:
+    """Return random inputs as large as requests mostly are; or else as the model runs with."""
+    from burnish.backends.feeds import random_run
+
+    sizes = {dim: size for dim, size in sample.sizes.items() if size is not None}
+    own = sizes.keys() & {dim for spec in session.inputs for dim in spec.shape}
+    try:
+        return random_run(session, dims={dim: sizes[dim] for dim in own}).feeds
+    except BurnishError:
+        return random_run(session).feeds

@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -86,8 +87,10 @@ def _table(model: str, rules: Sequence[Contribution]) -> Table:
         (item.rule, str(item.rewrites), str(item.nodes or ""), *_told(item.decision, item.note))
         for item in rules
     ]
-    columns = ("rule", "places", "nodes without", "speed it brings", "")
-    made = table(f"what each rule brings to {model}", columns, rows)
+    columns = ("rule", "places", "nodes\nwithout", "speed it brings", "")
+    made = table(f"what each rule brings to {Path(model).name}", columns, rows)
+    for column in (made.columns[0], made.columns[3]):
+        column.no_wrap = True
     made.columns[-1].justify = "left"
     return made
 
@@ -98,4 +101,5 @@ def _told(found: Decision | None, note: str) -> tuple[str, str]:
     ratio = f"{found.ratio:.3f}"
     if found.low is not None and found.high is not None:
         ratio += f" ({found.low:.3f} to {found.high:.3f})"
-    return ratio, "it costs" if found.chosen == "original" else found.note
+    verdict = "pays" if not found.note else "same"
+    return ratio, "costs" if found.chosen == "original" else verdict

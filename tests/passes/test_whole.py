@@ -7,6 +7,7 @@ import pytest
 
 from burnish.backends.answers import Answer
 from burnish.passes import whole
+from burnish.passes.inputs import Sample
 from burnish.testing import parse
 
 
@@ -32,6 +33,6 @@ def test_a_comparison_that_was_disturbed_is_made_again_unless_the_answer_is_clea
 
     monkeypatch.setattr(whole, "_compared", found)
     model = parse("g (float[2] x) => (float[2] y) { y = Relu(x) }")
-    answer = whole._timed(model, model, {})
+    answer = whole._timed(model, model, Sample({}), 1.0)
     assert len(made) == compared
     assert answer == min(made, key=lambda item: item.high / item.low)

@@ -201,6 +201,22 @@ def test_a_missed_budget_exits_4_and_writes_nothing(optimize: Run, model: Path) 
     assert files(model.parent) == {"m.onnx"}
 
 
+def test_a_speedup_that_is_missed_exits_4_and_writes_nothing(
+    optimize: Run, model: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.delenv("BURNISH_MEASURE")
+    monkeypatch.setenv("BURNISH_CACHE", str(tmp_path / "cache"))
+    result = optimize(model, "--min-speedup", 1000)
+    assert result.code == 4
+    assert "of the original's speed; at least 1000 is asked for" in result.err
+    assert "burnish ablate" in result.err
+    assert not model.with_name("m.opt.onnx").exists()
+    result = optimize(model, "--min-speedup", 0.001)
+    assert result.code == 0, result.err
+    assert "speed: the model for the original: " in result.out
+    assert "(cached" in result.out
+
+
 def test_best_effort_goes_as_far_as_it_can(optimize: Run, model: Path) -> None:
     passes = ("--passes", "cleanup,prune-neurons{params=0.01 align=8}")
     result = optimize(model, *passes)
