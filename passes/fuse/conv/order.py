@@ -73,12 +73,17 @@ def _look_at(join: ir.Node, places: dict[ir.Node, int], ctx: PassContext) -> Non
         with ctx.rewrite(_RULE, join) as go:
             if go:
                 assert join.graph is not None
+                # what was moved together shares a place, so that ties stay as they were found
+                branch.reverse()
                 join.graph.insert_before(join, sorted(branch, key=places.__getitem__))
                 places.update(dict.fromkeys(branch, places[join]))
 
 
 def _branch(last: ir.Node) -> list[ir.Node]:
-    """Return what is computed only for a node, with itself; at most one more than is allowed."""
+    """Return what is computed only for a node, with itself; at most one more than is allowed.
+
+    Users come before what they use.
+    """
     left: dict[ir.Node, int] = {}
     found = [last]
     for node in found:

@@ -64,6 +64,18 @@ def test_the_runtime_computes_the_branch_first(freeze: Freeze, tmp_path: Path, l
     assert early.index("b") < early.index("h")
 
 
+def test_a_branch_moves_again_with_the_branch_it_is_part_of(freeze: Freeze) -> None:
+    """As in HRNet, where each sum of maps of several sizes is part of the next."""
+    before = _model(
+        freeze,
+        large=f"{_LARGE}  a = Add(b, r)  o = Neg(a)  i = Sin(d)  j = Resize(i, , s)",
+        last="y = Add(o, j)",
+    )
+    after = before.clone()
+    assert rewrites(run_pass(OrderBranches(), after)) == {"branch-before-enlarged": 2}
+    assert_same_outputs(before, after)
+
+
 def test_a_second_time_there_is_nothing_to_do(freeze: Freeze) -> None:
     model = _model(freeze)
     run_pass(OrderBranches(), model)
