@@ -14,6 +14,7 @@ from burnish.passes.cleanup.arguments import (
     ints_of,
     with_bounds,
 )
+from burnish.passes.cleanup.views import goes
 from burnish.passes.rule import NoMatch, Operand, Rule, rule
 
 
@@ -84,11 +85,14 @@ def _holds(wide: ir.DataType, narrow: ir.DataType) -> bool:
 @rule
 def slice_slice(op: Any, x: Any) -> Any:
     """Slice(Slice(x)) -> Slice(x), on different axes or on the same one."""
-    return op.Slice(op.Slice(x, _more=True, _bind="inner"), _more=True, _bind="outer")
+    inner = op.Slice(x, _more=True, _bind="inner", _shared=True)
+    return op.Slice(inner, _more=True, _bind="outer")
 
 
 @slice_slice.rewrite
 def _(op: Any, x: Operand, inner: ir.Node, outer: ir.Node) -> Any:
+    if not goes(inner, ("Slice",)):
+        return NoMatch("other operators need the first one")
     first, second = bounds_of(inner, x.rank), bounds_of(outer, x.rank)
     if first is None or second is None or min((*first, *second, 0)) < 0:
         return NoMatch("the bounds are not constant")

@@ -1,12 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The pass that applies the local rules: no-ops, views, chains, neutral elements."""
+"""The pass that applies the local rules: no-ops, views, chains, neutral elements, picks."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import ClassVar
 
-from burnish.passes.cleanup import bounds, broadcast, chains, neutral, no_op, views
+from burnish.passes.cleanup import (
+    bounds,
+    broadcast,
+    chains,
+    neutral,
+    no_op,
+    picks,
+    views,
+)
 from burnish.passes.rule import Rule, RulePass
 
 
@@ -22,4 +30,5 @@ class Simplify(RulePass):
         *chains.RULES,
         *bounds.RULES,
         *broadcast.RULES,
+        *picks.RULES,
     )

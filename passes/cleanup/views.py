@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 import numpy as np
@@ -36,11 +37,14 @@ def _(op: Any, x: Operand, inner: ir.Node, outer: ir.Node) -> Any:
 @rule
 def unsqueeze_unsqueeze(op: Any, x: Any) -> Any:
     """Unsqueeze(Unsqueeze(x)) -> Unsqueeze(x) with the axes of both."""
-    return op.Unsqueeze(op.Unsqueeze(x, _more=True, _bind="inner"), _more=True, _bind="outer")
+    inner = op.Unsqueeze(x, _more=True, _bind="inner", _shared=True)
+    return op.Unsqueeze(inner, _more=True, _bind="outer")
 
 
 @unsqueeze_unsqueeze.rewrite
 def _(op: Any, x: Operand, inner: ir.Node, outer: ir.Node) -> Any:
+    if not goes(inner, (outer.op_type,)):
+        return NoMatch("other operators need the first one")
     first, second = _axes(inner), _axes(outer)
     if first is None or second is None:
         return NoMatch("axes are negative or not constant")
@@ -50,11 +54,14 @@ def _(op: Any, x: Operand, inner: ir.Node, outer: ir.Node) -> Any:
 @rule
 def squeeze_squeeze(op: Any, x: Any) -> Any:
     """Squeeze(Squeeze(x)) -> Squeeze(x) with the axes of both."""
-    return op.Squeeze(op.Squeeze(x, _more=True, _bind="inner"), _more=True, _bind="outer")
+    inner = op.Squeeze(x, _more=True, _bind="inner", _shared=True)
+    return op.Squeeze(inner, _more=True, _bind="outer")
 
 
 @squeeze_squeeze.rewrite
 def _(op: Any, x: Operand, inner: ir.Node, outer: ir.Node) -> Any:
+    if not goes(inner, (outer.op_type,)):
+        return NoMatch("other operators need the first one")
     first, second = _axes(inner), _axes(outer)
     if first is None or second is None:
         return NoMatch("axes are negative or not constant")
@@ -83,7 +90,7 @@ def _combined(first: tuple[int, ...], second: tuple[int, ...]) -> list[int]:
 @rule(opset=(5, None))
 def reshape_reshape(op: Any, x: Any) -> Any:
     """Reshape(Reshape(x)) -> Reshape(x); Flatten, Squeeze and Unsqueeze likewise."""
-    inner = op.one_of(*_VIEWS)(x, _more=True, _bind="inner")
+    inner = op.one_of(*_VIEWS)(x, _more=True, _bind="inner", _shared=True)
     return op.one_of(*_VIEWS)(inner, _more=True, _bind="outer")
 
 
@@ -91,6 +98,8 @@ def reshape_reshape(op: Any, x: Any) -> Any:
 def _(op: Any, x: Operand, inner: ir.Node, outer: ir.Node) -> Any:
     if has_reference(inner) or has_reference(outer):
         return NoMatch("an attribute comes from the function's caller")
+    if not goes(inner, _VIEWS):
+        return NoMatch("other operators need the first one")
     shape = ints_of(outer, "", 1) if outer.op_type == "Reshape" else None
     if shape is not None and op.attribute(outer, "allowzero"):
         return op.Reshape(x, np.array(shape, dtype=np.int64), allowzero=1)
@@ -123,6 +132,12 @@ def _without_copies(data: ir.Value, between: ir.Value, shape: tuple[int, ...]) -
         else:
             return "it copies a size that only the shape in between has"
     return target
+
+
+def goes(node: ir.Node, users: Collection[str]) -> bool:
+    """Whether a node with one output is read by operators of these types alone."""
+    value = node.outputs[0]
+    return not value.is_graph_output() and all(user.op_type in users for user, _ in value.uses())
 
 
 RULES = (

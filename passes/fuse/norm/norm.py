@@ -13,6 +13,7 @@ from typing import ClassVar
 from burnish.passes.fuse.norm.group_norm import expand_group_norm, group_norm, group_norm_spelled
 from burnish.passes.fuse.norm.instance_norm import instance_norm
 from burnish.passes.fuse.norm.layer_norm import layer_norm
+from burnish.passes.fuse.norm.means import reduce_reduce
 from burnish.passes.fuse.norm.norm_affine import norm_bias, norm_scale
 from burnish.passes.fuse.norm.rms_norm import rms_norm
 from burnish.passes.rule import Rule, RulePass
@@ -32,4 +33,5 @@ class FuseNorm(RulePass):
         rms_norm,
         norm_scale,
         norm_bias,
+        reduce_reduce,
     )

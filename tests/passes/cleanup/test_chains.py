@@ -201,3 +201,22 @@ def test_casts_in_an_old_opset_are_left_alone() -> None:
         '{ a = Cast<to = "DOUBLE">(x)  y = Cast<to = "DOUBLE">(a) }'
     )
     assert not rewrites(run_pass("simplify", before))
+
+
+def test_windows_of_a_window_that_all_read() -> None:
+    """As a map is cut into a checkerboard, whose rows are picked first."""
+    constants = "int64[1] z = {0}, int64[1] o = {1}, int64[1] e = {9}, int64[1] a = {2}"
+    more = ", int64[1] t = {2}, int64[2] zo = {0, 1}, int64[2] zz = {0, 0}"
+    wide = ", int64[2] ee = {9, 9}, int64[2] aa = {1, 2}, int64[2] tt = {2, 2}"
+    signature = f"g (float[2,3,4] x) => (p, q) <{constants}{more}{wide}> "
+    rows = "r = Slice(x, z, e, o, t) "
+    before = parse(signature + f"{{ {rows} p = Slice(r, z, e, a, t) q = Slice(r, o, e, a, t) }}")
+    after = parse(signature + "{ p = Slice(x, zz, ee, aa, tt) q = Slice(x, zo, ee, aa, tt) }")
+    assert_rewrites(chains.slice_slice, before, after)
+
+
+def test_a_window_that_is_read_as_it_is_stays() -> None:
+    constants = "int64[1] o = {1}, int64[1] e = {9}, int64[1] a = {2}"
+    body = "r = Slice(x, o, e, o)  p = Slice(r, o, e, a)  q = Neg(r)"
+    model = parse(f"g (float[2,3,4] x) => (p, q) <{constants}> {{ {body} }}")
+    assert_refuses(chains.slice_slice, model, "other operators need the first one")

@@ -149,7 +149,7 @@ def _with_initializers(model: ir.Model) -> ir.Model:
             views.reshape_reshape,
             "a = Reshape(x, i)  c = Abs(a)  b = Reshape(a, j)  d = Add(c, a)",
             {"i": "int64[1] {-1}", "j": "int64[2] {3, 2}"},
-            "used elsewhere",
+            "other operators need the first one",
         ),
     ],
     ids=label,
@@ -212,3 +212,26 @@ def test_squeeze_of_no_axes_removes_all_ones_as_the_runtime_does(
     before = made.clone()
     run_pass("cleanup", made)
     assert_same_outputs(before, made)
+
+
+def test_views_of_a_view_that_all_read_what_it_reads() -> None:
+    constants = "int64[1] i = {1}, int64[1] j = {3}, int64[1] n = {0}"
+    both = "int64[2] k = {1, 3}, int64[2] o = {0, 2}"
+    signature = f"g (float[2,3] x) => (y, z) <{constants}, {both}> "
+    before = parse(signature + "{ a = Unsqueeze(x, i) y = Unsqueeze(a, j) z = Unsqueeze(a, n) }")
+    after = parse(signature + "{ y = Unsqueeze(x, k) z = Unsqueeze(x, o) }")
+    assert_rewrites(views.unsqueeze_unsqueeze, before, after)
+
+
+@pytest.mark.parametrize(
+    ("rule", "body"),
+    [
+        (views.unsqueeze_unsqueeze, "a = Unsqueeze(x, i)  y = Unsqueeze(a, j)  z = Neg(a)"),
+        (views.reshape_reshape, "a = Flatten(x)  y = Unsqueeze(a, j)  z = Neg(a)"),
+    ],
+    ids=label,
+)
+def test_a_view_that_is_read_as_it_is_stays(rule: Rule, body: str) -> None:
+    constants = "int64[1] i = {1}, int64[1] j = {2}"
+    model_ = parse(f"g (float[2,3] x) => (y, z) <{constants}> {{ {body} }}")
+    assert_refuses(rule, model_, "other operators need the first one")
