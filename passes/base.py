@@ -12,6 +12,7 @@ from typing import ClassVar
 import onnx_ir as ir
 
 from burnish.passes.context import PassContext
+from burnish.passes.edit import names_of
 from burnish.passes.options import options_of
 from burnish.passes.report import PassReport
 
@@ -77,6 +78,8 @@ class Pass(ABC):
         started = time.perf_counter()
         with ctx.running(self, model) as scope:
             if scope:
+                for graph in (model.graph, *(each.graph for each in model.functions.values())):
+                    names_of(graph)  # before anyone asks for those of its branches alone
                 model = self.apply(model, ctx) or model
                 scope.model = model
         scope.report.seconds = time.perf_counter() - started

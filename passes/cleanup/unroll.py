@@ -146,7 +146,9 @@ class _Unrolling:
         body = self.node.attributes["body"].as_graph().clone(allow_outer_scope_values=True)
         given: list[ir.Value | None] = list(state)
         if self.node.op_type == "Loop":
-            going = self.constant(True) if body.inputs[1].uses() else None
+            condition = body.inputs[1]
+            asked = condition.uses() or condition in body.outputs[1:]
+            going = self.constant(True) if asked else None
             given = [self.constant(np.int64(number)), going, *state]
         else:
             for data in self.node.inputs[len(state) :]:

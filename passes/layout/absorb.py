@@ -37,15 +37,20 @@ def _(op: Builder, x: Operand, node: ir.Node) -> Replacement:
     return op.Reshape(x, np.array(target, dtype=np.int64))
 
 
+def _swaps(perm: Any) -> bool:
+    """Whether a Transpose of a matrix is one; without `perm` it is."""
+    return perm is None or tuple(perm) == (1, 0)
+
+
 @rule(opset=(11, None))
 def transpose_into_gemm(op: Any, a: Any, b: Any, c: Any = optional()) -> Any:
     """Gemm(Transpose(a), b) -> Gemm<transA>(a, b), and likewise for b."""
-    return op.Gemm(op.Transpose(a), b, c, _bind="gemm")
+    return op.Gemm(op.Transpose(a, perm=_swaps), b, c, _bind="gemm")
 
 
 @transpose_into_gemm.also
 def _(op: Any, a: Any, b: Any, c: Any = optional()) -> Any:
-    return op.Gemm(a, op.Transpose(b, _bind="second"), c, _bind="gemm")
+    return op.Gemm(a, op.Transpose(b, perm=_swaps, _bind="second"), c, _bind="gemm")
 
 
 @transpose_into_gemm.rewrite
@@ -59,12 +64,12 @@ def _(
 @rule(opset=(11, None))
 def transpose_into_matmul(op: Any, a: Any, b: Any) -> Any:
     """MatMul(Transpose(a), b) of matrices -> Gemm<transA>(a, b), and likewise for b."""
-    return op.MatMul(op.Transpose(a, _bind="first"), b)
+    return op.MatMul(op.Transpose(a, perm=_swaps, _bind="first"), b)
 
 
 @transpose_into_matmul.also
 def _(op: Any, a: Any, b: Any) -> Any:
-    return op.MatMul(a, op.Transpose(b, _bind="second"))
+    return op.MatMul(a, op.Transpose(b, perm=_swaps, _bind="second"))
 
 
 @transpose_into_matmul.rewrite

@@ -6,6 +6,8 @@ from __future__ import annotations
 import onnx_ir as ir
 import pytest
 
+from burnish.passes.base import Pass
+from burnish.passes.context import PassContext
 from burnish.passes.edit import (
     Names,
     discard,
@@ -17,7 +19,7 @@ from burnish.passes.edit import (
     take_names,
 )
 from burnish.passes.verify import verify
-from burnish.testing import parse
+from burnish.testing import parse, run_pass
 
 
 def _ops(model: ir.Model) -> list[str]:
@@ -248,3 +250,25 @@ def test_a_clone_gives_the_names_that_the_original_would() -> None:
     assert names_of(clone.graph).fresh("new") == "new"
     assert names_of(model.graph).fresh("new") == "new"
     assert names_of(clone.graph).fresh("new") == "new_1"
+
+
+class _Naming(Pass):
+    """Asks for a name in each branch."""
+
+    name = "naming"
+
+    def apply(self, model: ir.Model, ctx: PassContext) -> None:
+        for graph in model.graph.subgraphs():
+            with ctx.rewrite("naming", names_of(graph).fresh("x")):
+                pass
+
+
+def test_names_of_a_branch_are_not_those_around_it() -> None:
+    model = parse(
+        """g (float[2] x, bool c) => (float[2] y) { y = If(c) <
+        then_branch = t () => (float[2] p) { p = Neg(x) },
+        else_branch = e () => (float[2] q) { q = Abs(x) }> }"""
+    )
+    run_pass(_Naming(), model)
+    (branch, _) = model.graph.subgraphs()
+    assert names_of(branch).fresh("x") == "x_3"

@@ -12,7 +12,7 @@ import onnx_ir as ir
 
 from burnish.passes.base import Pass
 from burnish.passes.context import PassContext
-from burnish.passes.edit import names_of, remove_unused, replace_value
+from burnish.passes.edit import remove_unused, replace_value
 from burnish.passes.options import option
 from burnish.passes.quant.insert import add_initializer, digest, make_node
 from burnish.passes.quant.int8 import recurrent
@@ -58,7 +58,6 @@ class QuantDynamic(Pass):
                 )
             return
         infer_shapes(model)
-        names_of(model.graph)  # before those of its branches: all names are to differ
         chosen = self._choose(model, ctx.refuse)
         if chosen and model.opset_imports.get("", 0) < OPSET:
             if not raise_opset(model, OPSET, ctx):

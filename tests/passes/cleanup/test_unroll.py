@@ -3,9 +3,11 @@
 
 from __future__ import annotations
 
+import numpy as np
 import onnx_ir as ir
 import pytest
 
+from burnish.backends.onnxruntime import session
 from burnish.passes.cleanup.unroll import UnrollLoops
 from burnish.testing import assert_refuses, assert_same_outputs, parse, run_pass
 
@@ -130,3 +132,20 @@ def test_options_bound_rounds_and_nodes() -> None:
     reason = "it has more rounds or nodes than `rounds` and `nodes` allow"
     assert_refuses(UnrollLoops(rounds=2), _loop(), reason)
     assert_refuses(UnrollLoops(nodes=10), _loop(), reason)
+
+
+def test_the_condition_may_be_collected_and_carried_on() -> None:
+    """Of what no node makes the runtime collects wrong numbers: there is nothing to compare."""
+    model = parse(
+        """g (float[2] x) => (float[2] y, bool z) <int64 m = {2}, bool go = {1}> {
+        y, c, s = Loop(m, go, x, go) <body = step (int64 i, bool a, float[2] b, bool d) =>
+        (bool a, float[2] e, bool a, bool a) { e = Neg(b) }>
+        all = Cast<to = 6>(s) least = ReduceMin<keepdims = 0>(all) t = Cast<to = 9>(least)
+        z = And(t, c) }"""
+    )
+    run_pass(UnrollLoops(), model)
+    assert "Loop" not in _ops(model)
+    with session(model) as running:
+        outputs = running.run({"x": np.array([1, -2], np.float32)})
+    np.testing.assert_array_equal(outputs["y"], [1, -2])
+    assert outputs["z"]
