@@ -125,7 +125,8 @@ def optimize(
             budget.
     """
     started = time.perf_counter()
-    _check_error_budget(max_error)
+    _check_budget("max_error", max_error)
+    _check_budget("min_speedup", min_speedup)
     plan = _plan(artifact)
     pipeline = with_max_drop(Pipeline.of(passes), max_drop, eval)
     pipeline = (with_best_effort(pipeline) if best_effort else pipeline).expand()
@@ -239,9 +240,9 @@ def _plan(artifact: str | os.PathLike[str] | Plan | None) -> Plan | None:
     return plan
 
 
-def _check_error_budget(max_error: float | None) -> None:
-    if max_error is not None and not max_error >= 0:  # NaN, too: nothing would ever miss it
-        raise InputError(f"max_error {max_error:g} is no error budget", hint="give 0 or more")
+def _check_budget(name: str, value: float | None) -> None:
+    if value is not None and not value >= 0:  # NaN, too: nothing would ever miss it
+        raise InputError(f"{name} {value:g} is no budget", hint="give 0 or more")
 
 
 def _check_opset(model: ir.Model, target: Target) -> None:

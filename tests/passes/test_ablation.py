@@ -131,3 +131,9 @@ def test_what_is_disabled_stays_so() -> None:
     job = Job(Pipeline((Slowing(),)), Target.parse("cpu"), None)
     _, found = ablate(job, frontends.load(parse(_MODEL)), [Disable(("slow-*",))])
     assert [item.rule for item in found] == ["relu-twice"]
+
+
+@pytest.mark.parametrize("least", [-1.0, float("nan")])
+def test_a_speedup_that_nothing_would_miss_is_refused(least: float) -> None:
+    with pytest.raises(InputError, match="min_speedup .* is no budget; give 0 or more"):
+        burnish.optimize(parse(_MODEL), Slowing(), min_speedup=least)
