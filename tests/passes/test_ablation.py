@@ -135,5 +135,5 @@ def test_what_is_disabled_stays_so() -> None:
 
 @pytest.mark.parametrize("least", [-1.0, float("nan")])
 def test_a_speedup_that_nothing_would_miss_is_refused(least: float) -> None:
-    with pytest.raises(InputError, match="min_speedup .* is no budget; give 0 or more"):
+    with pytest.raises(InputError, match=r"min_speedup .* is no budget; give 0 or more"):
         burnish.optimize(parse(_MODEL), Slowing(), min_speedup=least)
