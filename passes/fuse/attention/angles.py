@@ -33,7 +33,9 @@ class Angles:
     heads: int
 
 
-def angles_of(op: Builder, table: Operand, x: Operand, *, paired: bool) -> Angles | NoMatch:
+def angles_of(
+    op: Builder, table: Operand, x: Operand, *, paired: bool, once: bool = False
+) -> Angles | NoMatch:
     """Return a table for x `[batch, heads, tokens, size]` or `[batch, tokens, heads, size]`.
 
     Args:
@@ -41,6 +43,7 @@ def angles_of(op: Builder, table: Operand, x: Operand, *, paired: bool) -> Angle
         table: Of rank 2 to 4; broadcasts over the heads.
         x: What is turned, of rank 4.
         paired: The two elements of a pair are neighbours, else they are as far apart as halves.
+        once: The table holds each angle once already.
     """
     if table.dims is None or x.dims is None or not 2 <= len(table.dims) <= 4:
         return NoMatch("the rank of the angles is unknown")
@@ -49,7 +52,9 @@ def angles_of(op: Builder, table: Operand, x: Operand, *, paired: bool) -> Angle
     heads = next((a for a in (1, 2) if dims[a] == 1 and same_dim(dims[3 - a], x.dims[3 - a])), None)
     if heads is None:
         return NoMatch("the angles are not alike for all heads")
-    if not isinstance(size, int) or dims[3] != size or not _is_doubled(table.value, paired):
+    if not isinstance(size, int) or (once and dims[3] != size // 2):
+        return NoMatch("the angles are not one for each pair")
+    if not once and (dims[3] != size or not _is_doubled(table.value, paired)):
         return NoMatch("the angles of the two halves are not known to be alike")
     whole = table.value
     if len(table.dims) == 4:
@@ -58,12 +63,14 @@ def angles_of(op: Builder, table: Operand, x: Operand, *, paired: bool) -> Angle
         whole = op.Transpose(whole, perm=[1, 0, 2])
     elif len(table.dims) == 2:
         whole = op.Unsqueeze(whole, np.array([0]))
+    if once:
+        return Angles(whole, heads)
     begin, axis = np.array([0]), np.array([2])
     if paired:
-        once = op.Slice(whole, begin, np.array([size]), axis, np.array([2]))
+        single = op.Slice(whole, begin, np.array([size]), axis, np.array([2]))
     else:
-        once = op.Slice(whole, begin, np.array([size // 2]), axis)
-    return Angles(once, heads)
+        single = op.Slice(whole, begin, np.array([size // 2]), axis)
+    return Angles(single, heads)
 
 
 def _squeezed(op: Builder, table: ir.Value, axis: int) -> ir.Value:
@@ -76,11 +83,11 @@ def _squeezed(op: Builder, table: ir.Value, axis: int) -> ir.Value:
 
 def _is_doubled(value: ir.Value | None, paired: bool) -> bool:
     """Whether each angle certainly stands twice along the last axis."""
-    array = as_array(value)
-    if array is not None:
-        halves = (array[..., ::2], array[..., 1::2]) if paired else np.split(array, 2, axis=-1)
-        return bool(np.array_equal(*halves))
     for _ in range(_DEPTH):
+        array = as_array(value)
+        if array is not None:
+            halves = (array[..., ::2], array[..., 1::2]) if paired else np.split(array, 2, axis=-1)
+            return bool(np.array_equal(*halves))
         node = None if value is None else value.producer()
         if value is None or value.shape is None or node is None or node.domain != "":
             return False
@@ -94,6 +101,8 @@ def _is_doubled(value: ir.Value | None, paired: bool) -> bool:
             case "Cos" | "Sin" | "Cast" | "Neg" | "Identity":
                 pass
             case "Mul" | "Div" if scalar_of(node.inputs[1]) is not None:
+                pass
+            case "Transpose" if node.attributes["perm"].as_ints()[-1] == len(value.shape) - 1:
                 pass
             case "Slice":
                 axes = ints_of(node, "axes", 3)

@@ -10,24 +10,21 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-import numpy as np
 import onnx_ir as ir
 
-from burnish.passes.cleanup.dims import same_dim
-from burnish.passes.constant import as_array
 from burnish.passes.context import PassContext
 from burnish.passes.fuse.attention.absorbed_heads import (
     attention_joins_heads,
     cached_attention_joins_heads,
 )
-from burnish.passes.fuse.attention.angles import Angles, angles_of
 from burnish.passes.fuse.attention.heads import SWAP_HEADS, joined, split, swapped
+from burnish.passes.fuse.attention.rotary_pairs import rotary_pairs
+from burnish.passes.fuse.attention.rotation import LAST, halves_of, joins_last, rotation, window
 from burnish.passes.fuse.sizes import size_of_input
 from burnish.passes.pattern import const
 from burnish.passes.rule import Builder, NoMatch, Operand, Replacement, Rule, RulePass, rule
 
 _SINCE = 23  # operator set of RotaryEmbedding
-_LAST = (-1, 3)
 
 
 @rule(opset=(_SINCE, None))
@@ -35,14 +32,14 @@ def rotary(op: Any, x: Any, cos: Any, sin: Any) -> Any:
     """Fuse x * cos + [-x2, x1] * sin, where x1 and x2 are the halves of x, into RotaryEmbedding."""
     x1 = op.Slice(x, _more=True, _bind="lower")
     x2 = op.Slice(x, _more=True, _bind="upper")
-    turned = op.Concat(op.Neg(x2), x1, axis=lambda axis: axis in _LAST)
+    turned = op.Concat(op.Neg(x2), x1, axis=lambda axis: axis in LAST, _bind="turn")
     return op.Add(op.Mul(x, cos), op.Mul(turned, sin))
 
 
 @rotary.also
 def _(op: Any, x: Any, cos: Any, sin: Any) -> Any:
-    x1, x2 = op.Split(x, _more=True, _outputs=2, axis=lambda axis: axis in _LAST, _bind="halves")
-    turned = op.Concat(op.Neg(x2), x1, axis=lambda axis: axis in _LAST)
+    x1, x2 = op.Split(x, _more=True, _outputs=2, axis=lambda axis: axis in LAST, _bind="halves")
+    turned = op.Concat(op.Neg(x2), x1, axis=lambda axis: axis in LAST, _bind="turn")
     return op.Add(op.Mul(x, cos), op.Mul(turned, sin))
 
 
@@ -54,7 +51,8 @@ def _(op: Any, x: Any, cos: Any, sin: Any, minus: Any = const(), plus: Any = con
     pairs = op.Concat(
         op.Unsqueeze(op.Neg(odd), minus),
         op.Unsqueeze(even, plus),
-        axis=lambda axis: axis in (-1, 4),
+        axis=lambda axis: axis in (-1, 3, 4),
+        _bind="turn",
     )
     turned = op.Reshape(pairs, _more=True, _bind="stacked")
     return op.Add(op.Mul(x, cos), op.Mul(turned, sin))
@@ -70,80 +68,33 @@ def _(
     upper: ir.Node | None,
     halves: ir.Node | None,
     stacked: ir.Node | None,
+    turn: ir.Node,
     ctx: PassContext,
 ) -> Replacement:
     objection = ctx.target.objection_to("RotaryEmbedding", x.dtype)
     if objection is not None:
         return NoMatch(objection)
-    if x.dims is None or len(x.dims) != 4 or not isinstance(x.dims[3], int):
-        return NoMatch("what is rotated is not of rank 4, or its size is unknown")
-    size, paired = x.dims[3], stacked is not None
-    found = _halves(halves) if lower is None else (_window(lower, size), _window(upper, size))
+    if x.dims is None or len(x.dims) not in (3, 4) or not isinstance(x.dims[-1], int):
+        return NoMatch("what is rotated is not of rank 3 or 4, or its size is unknown")
+    size, paired = x.dims[-1], stacked is not None
+    found = halves_of(halves) if lower is None else (window(lower, size), window(upper, size))
     wanted = ((0, size, 2), (1, size, 2)) if paired else ((0, size // 2, 1), (size // 2, size, 1))
-    if found != wanted:
+    if found != wanted or not joins_last(turn, len(x.dims) + paired):
         return NoMatch("the slices are not the two halves")
     if stacked is not None and not _side_by_side(stacked, x):
         return NoMatch("the neighbours are not put side by side again")
-    tables: list[Angles] = []
-    for table in (cos, sin):
-        angles = angles_of(op, table, x, paired=paired)
-        if isinstance(angles, NoMatch):
-            return angles
-        tables.append(angles)
-    heads = tables[0].heads
-    if heads != tables[1].heads:
-        return NoMatch("cosines and sines are not laid out alike")
-    # One row for all batches will not do.
-    batch = op.Concat(op.Shape(_whole(x), start=0, end=1), np.array([1, 1]), axis=0)
-    values = [op.Expand(table.value, batch) for table in tables]
-    interleaved = 1 if paired else None
-    if heads == 1:
-        return op.RotaryEmbedding(x, *values, interleaved=interleaved)
-    if not isinstance(x.dims[2], int):
-        return NoMatch("the number of heads is unknown")
-    y = op.RotaryEmbedding(joined(op, x), *values, num_heads=x.dims[2], interleaved=interleaved)
-    return split(op, y, x.dims[2])
-
-
-def _whole(x: Operand) -> ir.Value:
-    """Return what x is a part of: who asks that for its batches is no user of x."""
-    node = x.value.producer()
-    if node is not None and node.op_type == "Transpose" and node.attributes["perm"].as_ints()[0]:
-        return x.value
-    inner = node.inputs[0] if node is not None and node.op_type in ("Slice", "Transpose") else None
-    if inner is None or not x.dims or not inner.shape or not same_dim(inner.shape[0], x.dims[0]):
-        return x.value
-    return _whole(Operand(inner))
-
-
-def _window(node: ir.Node | None, size: int) -> tuple[int, int, int] | None:
-    """Return what a Slice of the last axis takes: start, end and step."""
-    arrays = [as_array(value) for value in node.inputs[1:]] if node is not None else []
-    if len(arrays) < 3 or any(array is None or array.size != 1 for array in arrays):
-        return None
-    start, end, axis, *step = (int(array.item()) for array in arrays if array is not None)
-    if axis not in _LAST:
-        return None
-    begin, stop, _ = slice(start, end).indices(size)
-    return begin, stop, step[0] if step else 1
-
-
-def _halves(node: ir.Node | None) -> tuple[tuple[int, int, int], tuple[int, int, int]] | None:
-    """Return what the two outputs of a Split of the last axis take."""
-    shapes = [] if node is None else [value.shape for value in node.outputs]
-    sizes = [shape[-1] for shape in shapes if shape is not None]
-    if len(sizes) != 2 or not all(isinstance(size, int) for size in sizes):
-        return None
-    first, second = (int(str(size)) for size in sizes)
-    return (0, first, 1), (first, first + second, 1)
+    return rotation(op, x, cos, sin, paired=paired)
 
 
 def _side_by_side(stacked: ir.Node, x: Operand) -> bool:
     """Whether pairs `[..., size / 2, 2]`, stacked along the last axis, become `[..., size]`."""
     pairs, whole = stacked.inputs[0], stacked.outputs[0].shape
-    if pairs is None or pairs.shape is None or len(pairs.shape) != 5 or pairs.shape[-1] != 2:
+    if pairs is None or pairs.shape is None or x.dims is None or pairs.shape[-1] != 2:
         return False
-    return whole is not None and x.dims is not None and whole[-1] == x.dims[3] and len(whole) == 4
+    rank = len(x.dims)
+    if len(pairs.shape) != rank + 1 or whole is None or len(whole) != rank:
+        return False
+    return whole[-1] == x.dims[-1]
 
 
 # --- parts that are not rotated ----------------------------------------------------------------
@@ -153,14 +104,14 @@ def _side_by_side(stacked: ir.Node, x: Operand) -> bool:
 def rotary_part(op: Any, x: Any, cos: Any, sin: Any) -> Any:
     """Concat(RotaryEmbedding(x[:n]), x[n:]) -> RotaryEmbedding of the first n elements of x."""
     turned = op.RotaryEmbedding(op.Slice(x, _more=True, _bind="front"), cos, sin, _bind="inner")
-    return op.Concat(turned, op.Slice(x, _more=True, _bind="back"), axis=lambda a: a in _LAST)
+    return op.Concat(turned, op.Slice(x, _more=True, _bind="back"), axis=lambda a: a in (-1, 3))
 
 
 @rotary_part.also
 def _(op: Any, x: Any, cos: Any, sin: Any) -> Any:
     front = op.Reshape(op.Slice(x, _more=True, _bind="front"), _more=True)
     turned = op.Reshape(op.RotaryEmbedding(front, cos, sin, _bind="inner"), _more=True)
-    return op.Concat(turned, op.Slice(x, _more=True, _bind="back"), axis=lambda a: a in _LAST)
+    return op.Concat(turned, op.Slice(x, _more=True, _bind="back"), axis=lambda a: a in (-1, 3))
 
 
 @rotary_part.rewrite
@@ -176,7 +127,7 @@ def _(
     if x.dims is None or len(x.dims) != 4 or not isinstance(x.dims[3], int):
         return NoMatch("what is rotated is not of rank 4, or its size is unknown")
     size, heads = x.dims[3], op.attribute(inner, "num_heads")
-    turned, left = _window(front, size), _window(back, size)
+    turned, left = window(front, size), window(back, size)
     if turned is None or left is None or op.attribute(inner, "rotary_embedding_dim"):
         return NoMatch("the slices are not the two parts")
     if turned[0] != 0 or left != (turned[1], size, 1) or turned[2] != 1:
@@ -220,6 +171,7 @@ class FuseRotary(RulePass):
     rules: ClassVar[tuple[Rule, ...]] = (
         size_of_input,  # then all layers share their tables
         rotary,
+        rotary_pairs,
         rotary_part,
         rotary_joins_heads,
         attention_joins_heads,

@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 
+import numpy as np
 import onnx_ir as ir
 import pytest
 
@@ -247,3 +248,64 @@ def test_rotary_joins_heads() -> None:
 def test_heads_stay_apart_where_no_attention_is() -> None:
     before = parse(SWAPPED % "y = Add(r, k)")
     assert_refuses(rotary_joins_heads, before, "no Attention uses", target=WANTS)
+
+
+# --- without a batch, and with the tokens before it --------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("x", "table"),
+    [("S,4,8", "S,1,4"), ("4,S,8", "S,4"), ("4,S,8", "1,S,4")],
+    ids=["heads behind", "heads before", "one row"],
+)
+def test_three_axes(freeze: Freeze, x: str, table: str) -> None:
+    """As in the vision tower of Qwen2-VL."""
+    signature = SIGNATURE.replace("N,4,S,8", x).replace("float[N,S,4] xa", f"float[{table}] xa")
+    halves = HALVES.replace("last", "second")
+    signature = signature.replace("float two", "float two, int64[1] second")
+    body = f"{ANGLES} cos = Cos(a) sin = Sin(a) {halves} {TURN}"
+    rotated(freeze(f"{signature} {{ {body} }}", opset=23, **NUMBERS, second=2))
+
+
+def test_neighbours_on_three_axes(freeze: Freeze) -> None:
+    signature = PAIRED.replace("N,4,S,8", "S,4,8").replace("float[N,S,4] xa", "float[S,1,4] xa")
+    signature = signature.replace("int64[4] whole", "int64[3] whole")
+    text = f"{BY_EXPAND} cos = Cos(a) sin = Sin(a) {EVERY_OTHER} {STACK}".replace("last", "second")
+    shapes = {**SHAPES, "whole": [0, -1, 8]}
+    node = rotated(freeze(f"{signature} {{ {text} }}", opset=23, **NUMBERS, **shapes))
+    assert node.attributes["interleaved"].as_int() == 1
+
+
+def test_tokens_before_batches(freeze: Freeze) -> None:
+    """As in Wav2Vec2-Conformer."""
+    signature = SIGNATURE.replace("N,4,S,8", "S,N,4,8").replace("N,S,4] xa", "S,1,1,4] xa")
+    body = f"{ANGLES} cos = Cos(a) sin = Sin(a) {HALVES} {TURN}"
+    node = rotated(freeze(f"{signature} {{ {body} }}", opset=23, **NUMBERS))
+    assert node.attributes["num_heads"].as_int() == 4
+
+
+def test_a_table_that_is_cut_from_a_constant(freeze: Freeze) -> None:
+    signature = SIGNATURE.replace("N,4,S,8", "N,4,5,8").replace("two", "two, float[9,8] table")
+    angles = np.arange(36, dtype=np.float32).reshape(9, 4)
+    body = f"a = Slice(table, zero, five, zero) cos = Cos(a) sin = Sin(a) {HALVES} {TURN}"
+    text = f"{signature.replace('two', 'two, int64[1] five')} {{ {body} }}"
+    given = {**NUMBERS, "five": 5, "table": np.concatenate([angles, angles], axis=-1)}
+    rotated(freeze(text, opset=23, **given))
+
+
+@pytest.mark.parametrize(
+    ("x", "table", "reason"),
+    [
+        ("S,H,8", "S,1,4", "the number of heads is unknown"),
+        ("4,S,8", "2,4,S,4", "the angles have more axes than what is rotated"),
+        ("4,S,8", "4,S,4", "the angles are not alike for all heads"),
+    ],
+)
+def test_what_is_refused_on_three_axes(freeze: Freeze, x: str, table: str, reason: str) -> None:
+    signature = SIGNATURE.replace("float[N,4,S,8] x", f"float[{x}] x")
+    signature = signature.replace("float[N,S,4] xa", f"float[{table}] xa")
+    signature = signature.replace("float two", "float two, int64[1] second")
+    halves = HALVES.replace("last", "second")
+    body = f"{ANGLES} cos = Cos(a) sin = Sin(a) {halves} {TURN}"
+    before = freeze(f"{signature} {{ {body} }}", opset=23, **NUMBERS, second=2)
+    assert_refuses(rotary, before, reason, target=WANTS)

@@ -1,0 +1,127 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What every spelled-out rotation is written as, and the parts of an axis that it reads."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx_ir as ir
+
+from burnish.passes.cleanup.dims import same_dim
+from burnish.passes.constant import as_array
+from burnish.passes.fuse.attention.angles import Angles, angles_of
+from burnish.passes.fuse.attention.heads import joined, split
+from burnish.passes.rule import Builder, NoMatch, Operand
+from burnish.passes.shapes import infer_node
+
+LAST = (-1, 2, 3)
+"""How the last of three or four axes may be given; `joins_last` tells whether it is the last."""
+
+
+def rotation(
+    op: Builder, x: Operand, cos: Operand, sin: Operand, *, paired: bool, once: bool = False
+) -> ir.Value | NoMatch:
+    """Build RotaryEmbedding of x by the angles of two tables.
+
+    Args:
+        op: Builds it.
+        x: `[batch, heads, tokens, size]` or `[batch, tokens, heads, size]`; without the batch too,
+            or with the tokens before it.
+        cos: Broadcasts over the heads, as `sin` does.
+        sin: As `cos`.
+        paired: The two elements of a pair are neighbours, else they are as far apart as halves.
+        once: The tables hold each angle once, not for both elements of a pair.
+    """
+    if x.dims is None:
+        return NoMatch("the rank of what is rotated is unknown")
+    if _tokens_first(x, cos) and _tokens_first(x, sin):
+        swapped = [Operand(_swapped(op, part.value)) for part in (x, cos, sin)]
+        y = rotation(op, *swapped, paired=paired, once=once)
+        return y if isinstance(y, NoMatch) else _swapped(op, y)
+    alone = len(x.dims) == 3
+    if any(len(table.dims or ()) > len(x.dims) for table in (cos, sin)):
+        return NoMatch("the angles have more axes than what is rotated")
+    whole = Operand(_with_batch(op, x.value)) if alone else x
+    assert whole.dims is not None
+    tables: list[Angles] = []
+    for table in (cos, sin):
+        angles = angles_of(op, table, whole, paired=paired, once=once)
+        if isinstance(angles, NoMatch):
+            return angles
+        tables.append(angles)
+    heads = tables[0].heads
+    if heads != tables[1].heads:
+        return NoMatch("cosines and sines are not laid out alike")
+    values = [table.value for table in tables]
+    if not alone:
+        # One row for all batches will not do.
+        batch = op.Concat(op.Shape(_whole(x), start=0, end=1), np.array([1, 1]), axis=0)
+        values = [op.Expand(value, batch) for value in values]
+    interleaved = 1 if paired else None
+    if heads == 1:
+        y = op.RotaryEmbedding(whole, *values, interleaved=interleaved)
+    else:
+        count = whole.dims[2]
+        if not isinstance(count, int):
+            return NoMatch("the number of heads is unknown")
+        flat = joined(op, whole)
+        y = op.RotaryEmbedding(flat, *values, num_heads=count, interleaved=interleaved)
+        y = split(op, y, count)
+    return op.Squeeze(y, np.array([0])) if alone else y
+
+
+def _tokens_first(x: Operand, table: Operand) -> bool:
+    """Whether a table has angles for the first of four axes, and for no other."""
+    if table.dims is None or x.dims is None or len(table.dims) != 4 or len(x.dims) != 4:
+        return False
+    alone = table.dims[0] != 1 and table.dims[1:3] == (1, 1) and isinstance(x.dims[2], int)
+    return alone and same_dim(table.dims[0], x.dims[0])
+
+
+def _swapped(op: Builder, x: ir.Value) -> ir.Value:
+    made: ir.Value = op.Transpose(x, perm=[1, 0, 2, 3])
+    infer_node(op.nodes[-1], op.opset_imports)
+    return made
+
+
+def _with_batch(op: Builder, x: ir.Value) -> ir.Value:
+    made: ir.Value = op.Unsqueeze(x, np.array([0]))
+    infer_node(op.nodes[-1], op.opset_imports)
+    return made
+
+
+def _whole(x: Operand) -> ir.Value:
+    """Return what x is a part of: who asks that for its batches is no user of x."""
+    node = x.value.producer()
+    if node is not None and node.op_type == "Transpose" and node.attributes["perm"].as_ints()[0]:
+        return x.value
+    inner = node.inputs[0] if node is not None and node.op_type in ("Slice", "Transpose") else None
+    if inner is None or not x.dims or not inner.shape or not same_dim(inner.shape[0], x.dims[0]):
+        return x.value
+    return _whole(Operand(inner))
+
+
+def joins_last(concat: ir.Node, rank: int) -> bool:
+    """Whether a Concat of some rank puts its inputs side by side along the last axis."""
+    return concat.attributes["axis"].as_int() in (-1, rank - 1)
+
+
+def window(node: ir.Node | None, size: int) -> tuple[int, int, int] | None:
+    """Return what a Slice of the last axis takes: start, end and step."""
+    arrays = [] if node is None else [as_array(value) for value in node.inputs[1:]]
+    if node is None or len(arrays) < 3 or any(a is None or a.size != 1 for a in arrays):
+        return None
+    start, end, axis, *step = (int(array.item()) for array in arrays if array is not None)
+    if axis not in (-1, len(node.outputs[0].shape or ()) - 1):
+        return None
+    begin, stop, _ = slice(start, end).indices(size)
+    return begin, stop, step[0] if step else 1
+
+
+def halves_of(node: ir.Node | None) -> tuple[tuple[int, int, int], tuple[int, int, int]] | None:
+    """Return what the two outputs of a Split of the last axis take."""
+    shapes = [] if node is None else [value.shape for value in node.outputs]
+    sizes = [shape[-1] for shape in shapes if shape is not None]
+    if len(sizes) != 2 or not all(isinstance(size, int) for size in sizes):
+        return None
+    first, second = (int(str(size)) for size in sizes)
+    return (0, first, 1), (first, first + second, 1)
