@@ -13,6 +13,7 @@ from burnish.passes.cleanup import (
     neutral,
     no_op,
     picks,
+    scalars,
     views,
 )
 from burnish.passes.rule import Rule, RulePass
@@ -31,4 +32,5 @@ class Simplify(RulePass):
         *bounds.RULES,
         *broadcast.RULES,
         *picks.RULES,
+        *scalars.RULES,
     )

@@ -22,6 +22,8 @@ from burnish.passes.cleanup.arguments import ints_of, with_axes
 from burnish.passes.cleanup.partial import Dim, Element
 from burnish.passes.constant import scalar_of
 from burnish.passes.fuse.attention.heads import elements_of
+from burnish.passes.fuse.one_size import one_size
+from burnish.passes.fuse.picked_rows import gather_of_rows
 from burnish.passes.rule import Builder, NoMatch, Operand, Replacement, Rule, RulePass, rule
 
 _DEPTH = 10
@@ -184,4 +186,4 @@ class FuseIndices(RulePass):
     """See through indices that count through a whole tensor."""
 
     name: ClassVar[str] = "fuse-indices"
-    rules: ClassVar[tuple[Rule, ...]] = (gather_all,)
+    rules: ClassVar[tuple[Rule, ...]] = (gather_all, gather_of_rows, one_size)

@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 
 import onnx_ir as ir
 
+from burnish.passes.fuse.product.batches import product_of_batches
 from burnish.passes.fuse.rescale import FLOATS
 from burnish.passes.rule import Builder, NoMatch, Operand, Replacement, Rule, RulePass, rule
 
@@ -59,7 +60,7 @@ def _is_row(bias: Operand, weights: Operand, *, axis: int) -> bool:
 
 @dataclass(frozen=True)
 class FuseGemm(RulePass):
-    """Fuse products of matrices and the Add behind them into Gemm."""
+    """Fuse products of matrices and the Add behind them into Gemm, once batches are apart."""
 
     name: ClassVar[str] = "fuse-gemm"
-    rules: ClassVar[tuple[Rule, ...]] = (matmul_add_to_gemm, gemm_add)
+    rules: ClassVar[tuple[Rule, ...]] = (product_of_batches, matmul_add_to_gemm, gemm_add)
