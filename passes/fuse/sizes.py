@@ -184,16 +184,32 @@ def is_size(value: ir.Value) -> bool:
 
 @rule(opset=(13, None))
 def size_times_over(op: Any, size: Any, times: Any = const(), parts: Any = const()) -> Any:
-    """Div(Mul(size, n), n) -> size: whole numbers."""
+    """Div(Mul(size, n), n) -> size: whole numbers; also of (n size + rest) / n, as of a chunk."""
     return op.Div(op.Mul(size, times, _shared=True), parts)
 
 
+@size_times_over.also
+def _(op: Any, size: Any, times: Any = const(), rest: Any = const(), parts: Any = const()) -> Any:
+    return op.Div(op.Add(op.Mul(size, times, _shared=True), rest, _shared=True), parts)
+
+
 @size_times_over.rewrite
-def _(op: Builder, size: Operand, times: Operand, parts: Operand) -> Replacement:
+def _(
+    op: Builder, size: Operand, times: Operand, rest: Operand | None, parts: Operand
+) -> Replacement:
     if size.dtype != ir.DataType.INT64 or times.array is None or parts.array is None:
         return NoMatch("not whole numbers")
-    if times.array.size != 1 or not np.array_equal(times.array, parts.array) or not parts.array:
+    numbers = times.array, parts.array
+    if any(item.size != 1 for item in numbers) or not numbers[1].all():
+        return NoMatch("not by one number other than 0")
+    if numbers[0].item() != numbers[1].item():
         return NoMatch("multiplied and divided by different numbers")
+    if size.rank is None or any(item.ndim > size.rank for item in numbers):
+        return NoMatch("the number has more axes")
+    if rest is not None:
+        number = None if rest.array is None or rest.array.size != 1 else rest.array.item()
+        if number is None or not 0 <= number < parts.array.item() or not is_size(size.value):
+            return NoMatch("what is added is not less than a part, or the size may be negative")
     return op.Identity(size)
 
 

@@ -18,7 +18,7 @@ import onnx_ir as ir
 from burnish.passes.context import PassContext
 from burnish.passes.fuse.groups import groups_first, groups_last, restores
 from burnish.passes.fuse.norm import moments
-from burnish.passes.fuse.scalar import is_scalar, number
+from burnish.passes.fuse.scalar import is_scalar
 from burnish.passes.pattern import const
 from burnish.passes.rule import Builder, NoMatch, Operand, Replacement, rule
 
@@ -115,7 +115,7 @@ def _(op: Any, x: Any, w: Any = const(), b: Any = const(), eps: Any = const(is_s
 def _(
     op: Builder,
     x: Operand,
-    eps: Operand,
+    eps: Operand | None,
     w: Operand | None,
     b: Operand | None,
     split: ir.Node,
@@ -147,7 +147,7 @@ def _(
         assert x.dtype is not None
         first.value.dtype = x.dtype
         first.value.shape = ir.Shape([x.dims[axis] for axis in forth])
-    y = _by_groups(op, first, sizes[0], number(eps))
+    y = _by_groups(op, first, sizes[0], moments.epsilon(eps))
     for row, apply in zip(rows, (op.Mul, op.Add), strict=True):
         if isinstance(row, np.ndarray):
             y = apply(y, row.reshape(-1, *(1,) * (x.rank - 2)))

@@ -14,7 +14,7 @@ import onnx_ir as ir
 
 from burnish.passes.fuse.groups import splits_channels
 from burnish.passes.fuse.norm import moments
-from burnish.passes.fuse.scalar import is_scalar, number
+from burnish.passes.fuse.scalar import is_scalar
 from burnish.passes.pattern import const
 from burnish.passes.rule import Builder, NoMatch, Operand, Replacement, rule
 
@@ -32,7 +32,7 @@ moments.also_with_scale_and_bias(instance_norm)
 def _(
     op: Builder,
     x: Operand,
-    eps: Operand,
+    eps: Operand | None,
     w: Operand | None,
     b: Operand | None,
     mean: ir.Node,
@@ -51,5 +51,5 @@ def _(
     assert x.dtype is not None
     ones, zeros = (make(channels, x.dtype.numpy()) for make in (np.ones, np.zeros))
     # The scale and the bias go into the operator by `norm_scale` and `norm_bias`.
-    y = op.InstanceNormalization(x, ones, zeros, epsilon=number(eps))
+    y = op.InstanceNormalization(x, ones, zeros, epsilon=moments.epsilon(eps))
     return moments.finished(op, y, w, b)

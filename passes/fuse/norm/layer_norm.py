@@ -14,7 +14,7 @@ import numpy as np
 import onnx_ir as ir
 
 from burnish.passes.fuse.norm import moments
-from burnish.passes.fuse.scalar import is_scalar, number
+from burnish.passes.fuse.scalar import is_scalar
 from burnish.passes.pattern import const
 from burnish.passes.rule import Builder, NoMatch, Operand, Replacement, rule
 
@@ -34,7 +34,7 @@ moments.also_with_scale_and_bias(layer_norm)
 def _(
     op: Builder,
     x: Operand,
-    eps: Operand,
+    eps: Operand | None,
     w: Operand | None,
     b: Operand | None,
     mean: ir.Node,
@@ -50,7 +50,7 @@ def _(
     if not normalized:
         return normalized
     # The scale and the bias go into the operator by `norm_scale` and `norm_bias`.
-    ones, epsilon = np.ones(normalized, x.dtype.numpy()), number(eps)
+    ones, epsilon = np.ones(normalized, x.dtype.numpy()), moments.epsilon(eps)
 
     def normalize(value: Any, axis: int) -> Any:
         return op.LayerNormalization(value, ones, axis=axis, epsilon=epsilon)

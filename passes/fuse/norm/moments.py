@@ -16,7 +16,7 @@ import onnx_ir as ir
 
 from burnish.passes.constant import as_array
 from burnish.passes.fuse.groups import splits_channels
-from burnish.passes.fuse.scalar import is_scalar
+from burnish.passes.fuse.scalar import is_scalar, number
 from burnish.passes.pattern import const
 from burnish.passes.rule import Builder, NoMatch, Operand, Rule
 
@@ -30,8 +30,8 @@ def square(op: Any, x: Any) -> Any:
 
 
 def root(op: Any, variance: Any, eps: Any) -> tuple[Any, Any]:
-    """Patterns of sqrt(variance + eps), and of one over it."""
-    shifted = op.Add(variance, eps)
+    """Patterns of sqrt(variance + eps), and of one over it; eps may be missing, which is 0."""
+    shifted = op.either(op.Add(variance, eps), variance)
     deviation = op.either(op.Sqrt(shifted), op.Pow(shifted, 0.5))
     inverse = op.either(op.Reciprocal(deviation), op.Div(1.0, deviation), op.Pow(shifted, -0.5))
     return deviation, inverse
@@ -88,6 +88,11 @@ def _moments(op: Any, x: Any) -> tuple[Any, Any, Any]:
         of_squares,
     )
     return numerator, variance, mean
+
+
+def epsilon(eps: Operand | None) -> float:
+    """Return what is added to the variance."""
+    return 0.0 if eps is None else number(eps)
 
 
 def axes_of(op: Builder, mean: ir.Node, rank: int | None) -> tuple[int, ...] | NoMatch:

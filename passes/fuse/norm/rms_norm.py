@@ -14,7 +14,7 @@ import numpy as np
 import onnx_ir as ir
 
 from burnish.passes.fuse.norm import moments
-from burnish.passes.fuse.scalar import is_scalar, number
+from burnish.passes.fuse.scalar import is_scalar
 from burnish.passes.pattern import const
 from burnish.passes.rule import Builder, NoMatch, Operand, Replacement, rule
 
@@ -38,7 +38,9 @@ def _(op: Any, x: Any, w: Any, eps: Any = const(is_scalar)) -> Any:
 
 
 @rms_norm.rewrite
-def _(op: Builder, x: Operand, eps: Operand, w: Operand | None, mean: ir.Node) -> Replacement:
+def _(
+    op: Builder, x: Operand, eps: Operand | None, w: Operand | None, mean: ir.Node
+) -> Replacement:
     if moments.is_centred(x):
         return NoMatch("the mean is subtracted before: that is no RMSNormalization")
     axes = moments.normalized_axes(op, x, mean, mean)
@@ -51,7 +53,7 @@ def _(op: Builder, x: Operand, eps: Operand, w: Operand | None, mean: ir.Node) -
     standard = op.opset_imports.get("", 1) >= _STANDARD
     # The runtime's own name for it, in the domain the runtime registers it in.
     make = op.RMSNormalization if standard else op.SimplifiedLayerNormalization
-    ones, epsilon = np.ones(normalized, x.dtype.numpy()), number(eps)
+    ones, epsilon = np.ones(normalized, x.dtype.numpy()), moments.epsilon(eps)
 
     def normalize(value: Any, axis: int) -> Any:
         return make(value, ones, axis=axis, epsilon=epsilon)

@@ -184,6 +184,25 @@ def test_size_times_over() -> None:
     assert_refuses(size_times_over, real, "not whole numbers")
 
 
+CHUNK = HEADER + "g (float[N,S] x) => (int64 y) <int64 i = {1}, int64 n = {3}, int64 two = {%d}> "
+
+
+def test_the_size_of_a_chunk() -> None:
+    """As TorchScript spells that of torch.chunk: rounded up."""
+    body = "s = Shape(x) k = Gather(s, i)"
+    before = parse(CHUNK % 2 + f"{{ {body} m = Mul(k, n) a = Add(m, two) y = Div(a, n) }}")
+    assert_rewrites(size_times_over, before, parse(CHUNK % 2 + f"{{ {body} y = Identity(k) }}"))
+
+
+@pytest.mark.parametrize(
+    ("rest", "size"), [(3, "Gather(s, i)"), (-1, "Gather(s, i)"), (2, "ReduceMin<keepdims=0>(j)")]
+)
+def test_what_is_more_than_a_chunk(rest: int, size: str) -> None:
+    body = f"s = Shape(x) j = Sub(s, n) k = {size} m = Mul(k, n) a = Add(m, two) y = Div(a, n)"
+    model = parse(CHUNK % rest + f"{{ {body} }}")
+    assert_refuses(size_times_over, model, "what is added is not less than a part")
+
+
 # --- known-sizes -------------------------------------------------------------------------------
 
 

@@ -67,6 +67,27 @@ def test_layer_norm() -> None:
     assert_rewrites(layer_norm, before, after)
 
 
+@pytest.mark.parametrize("deviation", DEVIATIONS)
+def test_nothing_is_added_to_the_variance(freeze: Freeze, deviation: str) -> None:
+    """As torch's exporter writes what adds so little that it takes it for nothing, as in I-BERT."""
+    root = DEVIATIONS[deviation].replace("ve", "v")
+    centred = (
+        "{ m = ReduceMean(x, last) d = Sub(x, m) q = Mul(d, d) v = ReduceMean(q, last)"
+        f" {root.format(x='d')} y = Mul(w, z) }}"
+    )
+    assert fused(freeze(SIGNATURE + centred, opset=18, **NUMBERS)) == ["LayerNormalization"]
+    plain = f"{{ q = Mul(x, x) v = ReduceMean(q, last) {root.format(x='x')} y = Mul(w, z) }}"
+    assert fused(freeze(SIGNATURE + plain, opset=23, **NUMBERS)) == ["RMSNormalization"]
+
+
+def test_the_root_of_something_else_than_a_variance(freeze: Freeze) -> None:
+    body = (
+        "{ m = ReduceMean(x, last) d = Sub(x, m) q = Mul(d, d) v = ReduceMean(q, last) a = Abs(v)"
+        " s = Sqrt(a) y = Div(d, s) }"
+    )
+    assert "LayerNormalization" not in fused(freeze(SIGNATURE + body, opset=18, **NUMBERS))
+
+
 @pytest.mark.parametrize("subtraction", ["d = Sub(x, m) c = Sub(x, m)", "d = Sub(x, m)"])
 @pytest.mark.parametrize(
     ("deviation", "affine"),
