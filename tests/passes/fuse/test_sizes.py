@@ -184,6 +184,14 @@ def test_size_times_over() -> None:
     assert_refuses(size_times_over, real, "not whole numbers")
 
 
+def test_a_size_times_over_may_be_a_vector() -> None:
+    signature = HEADER + "g (int64[1] n, int64 m) => (int64[1] y) <int64 a = {4}, int64[1] b = {4}>"
+    before = parse(signature + "{ t = Mul(n, b) y = Div(t, a) }")
+    assert_rewrites(size_times_over, before, parse(signature + "{ y = Identity(n) }"))
+    wider = parse(signature + "{ t = Mul(m, b) y = Div(t, a) }")
+    assert_refuses(size_times_over, wider, "the number has more axes")
+
+
 CHUNK = HEADER + "g (float[N,S] x) => (int64 y) <int64 i = {1}, int64 n = {3}, int64 two = {%d}> "
 
 
