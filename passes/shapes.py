@@ -156,6 +156,7 @@ def _library() -> ModuleType:
     - Slice takes axes of unknown size for long enough. Here the result is of unknown size.
     - What `_GUESSED` lists is forgotten again.
     - A fill has the sizes it is asked for, also where they are computed.
+    - What a Loop hands from round to round may change its shape; see `burnish.passes.loops`.
 
     And made quicker: sizes that are products are multiplied and divided as such.
     """
@@ -163,9 +164,14 @@ def _library() -> ModuleType:
     from onnx_shape_inference import _broadcast, _context, _engine
     from onnx_shape_inference._ops import _utils
 
+    from burnish.passes import loops
+
     library.registry.collect()
     _engine._constraints.collect_symbol_names = _names_in
     _context.ShapeInferenceContext._maybe_record_anchor_equality = _record_equality
+    _engine._propagate_types_to_subgraph_inputs = functools.partial(
+        loops.enter, _engine._propagate_types_to_subgraph_inputs, _engine._process_graph
+    )
     products.quicken(_utils)
     broadcast_dim = _broadcast._broadcast_dim
 
@@ -181,7 +187,11 @@ def _library() -> ModuleType:
         return broadcast_dim(a, b)
 
     _broadcast._broadcast_dim = sound_broadcast_dim
-    corrected = {("", "Slice"): _sound_slice, ("", "ConstantOfShape"): _sized_fill}
+    corrected: dict[tuple[str, str], Callable[[_Infer, Any, ir.Node], None]] = {
+        ("", "ConstantOfShape"): _sized_fill,
+        ("", "Loop"): lambda _, context, node: loops.leave(context, node),
+        ("", "Slice"): _sound_slice,
+    }
     for operator in (*corrected, *_GUESSED):
         for since in set(library.registry.version_boundaries(*operator)):
             infer = library.registry.get(*operator, version=since)

@@ -19,6 +19,7 @@ from burnish.passes.cleanup.determinism import is_deterministic
 from burnish.passes.constant import scalar_of
 from burnish.passes.context import PassContext
 from burnish.passes.edit import names_of, remove_unused, replace_value
+from burnish.passes.loops import hands_on
 from burnish.passes.options import option
 from burnish.passes.rule import NoMatch
 from burnish.passes.shapes import infer_node, infer_shapes
@@ -88,11 +89,7 @@ def _rounds_of_loop(node: ir.Node) -> int | NoMatch:
     start = None if going is None else scalar_of(going)
     if going is not None and start is None:
         return NoMatch("the condition is not constant")
-    goes_on = body.outputs[0]
-    while (made := goes_on.producer()) is not None and made.op_type == "Identity":
-        assert made.inputs[0] is not None
-        goes_on = made.inputs[0]
-    if goes_on is not body.inputs[1] and not scalar_of(goes_on):
+    if not hands_on(body):
         return NoMatch("the condition may end it early")
     return 0 if start == 0 else max(int(rounds), 0)
 
