@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+import numpy as np
 import onnx_ir as ir
 
 from burnish.passes.context import PassContext
@@ -23,6 +24,7 @@ from burnish.passes.fuse.attention.rotation import LAST, halves_of, joins_last, 
 from burnish.passes.fuse.sizes import size_of_input
 from burnish.passes.pattern import const
 from burnish.passes.rule import Builder, NoMatch, Operand, Replacement, Rule, RulePass, rule
+from burnish.passes.shapes import infer_node
 
 _SINCE = 23  # operator set of RotaryEmbedding
 
@@ -76,10 +78,14 @@ def _(
         return NoMatch(objection)
     if x.dims is None or len(x.dims) not in (3, 4) or not isinstance(x.dims[-1], int):
         return NoMatch("what is rotated is not of rank 3 or 4, or its size is unknown")
-    size, paired = x.dims[-1], stacked is not None
-    found = halves_of(halves) if lower is None else (window(lower, size), window(upper, size))
+    rank, size, paired = len(x.dims), x.dims[-1], stacked is not None
+    found = (
+        halves_of(halves)
+        if lower is None
+        else (window(lower, rank, size), window(upper, rank, size))
+    )
     wanted = ((0, size, 2), (1, size, 2)) if paired else ((0, size // 2, 1), (size // 2, size, 1))
-    if found != wanted or not joins_last(turn, len(x.dims) + paired):
+    if found != wanted or not joins_last(turn, rank + paired):
         return NoMatch("the slices are not the two halves")
     if stacked is not None and not _side_by_side(stacked, x):
         return NoMatch("the neighbours are not put side by side again")
@@ -127,16 +133,23 @@ def _(
     if x.dims is None or len(x.dims) != 4 or not isinstance(x.dims[3], int):
         return NoMatch("what is rotated is not of rank 4, or its size is unknown")
     size, heads = x.dims[3], op.attribute(inner, "num_heads")
-    turned, left = window(front, size), window(back, size)
+    turned, left = window(front, 4, size), window(back, 4, size)
     if turned is None or left is None or op.attribute(inner, "rotary_embedding_dim"):
         return NoMatch("the slices are not the two parts")
-    if turned[0] != 0 or left != (turned[1], size, 1) or turned[2] != 1:
+    begin, middle, _ = turned
+    end = left[1]
+    if left[0] != middle or turned[2] != 1 or left[2] != 1:
         return NoMatch("the slices are not the two parts")
+    whole = x.value
+    if (begin, end) != (0, size):  # of x, they are parts of a part
+        whole = op.Slice(x, np.array([begin]), np.array([end]), np.array([3]))
+        infer_node(op.nodes[-1], op.opset_imports)
+    count = middle - begin
     if not heads:
-        return op.like(inner, x, cos, sin, rotary_embedding_dim=turned[1])
+        return op.like(inner, whole, cos, sin, rotary_embedding_dim=count)
     if x.dims[2] != heads:
         return NoMatch("the heads are not the third axis")
-    y = op.like(inner, joined(op, x), cos, sin, rotary_embedding_dim=turned[1])
+    y = op.like(inner, joined(op, whole), cos, sin, rotary_embedding_dim=count)
     return split(op, y, heads)
 
 

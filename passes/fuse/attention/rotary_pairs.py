@@ -129,7 +129,8 @@ def _of_one(a: ir.Value, b: ir.Value, size: int) -> tuple[ir.Value | None, bool]
         axis = first.attributes.get_int("axis", 0)
         return (x if axis in (-1, len(x.shape) - 1) else None), False
     if first.op_type == second.op_type == "Slice":
-        half, parts = size // 2, (window(first, size), window(second, size))
+        half, rank = size // 2, len(x.shape)
+        parts = (window(first, rank, size), window(second, rank, size))
         if parts == ((0, half, 1), (half, size, 1)):
             return x, False
         if parts == ((0, size, 2), (1, size, 2)):
@@ -169,5 +170,5 @@ def _place(part: ir.Value) -> tuple[ir.Value, int] | None:
         return None
     if inner.op_type == "Split" and inner.attributes.get_int("axis", 0) in last:
         return inner.inputs[0], inner.outputs.index(stack)
-    taken = window(inner, 2) if inner.op_type == "Slice" else None
+    taken = window(inner, len(stack.shape), 2) if inner.op_type == "Slice" else None
     return None if taken is None or taken[1] - taken[0] != 1 else (inner.inputs[0], taken[0])

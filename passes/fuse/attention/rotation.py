@@ -105,13 +105,13 @@ def joins_last(concat: ir.Node, rank: int) -> bool:
     return concat.attributes["axis"].as_int() in (-1, rank - 1)
 
 
-def window(node: ir.Node | None, size: int) -> tuple[int, int, int] | None:
-    """Return what a Slice of the last axis takes: start, end and step."""
+def window(node: ir.Node | None, rank: int, size: int) -> tuple[int, int, int] | None:
+    """Return what a Slice of the last axis, which is of a size, takes: start, end and step."""
     arrays = [] if node is None else [as_array(value) for value in node.inputs[1:]]
     if node is None or len(arrays) < 3 or any(a is None or a.size != 1 for a in arrays):
         return None
     start, end, axis, *step = (int(array.item()) for array in arrays if array is not None)
-    if axis not in (-1, len(node.outputs[0].shape or ()) - 1):
+    if axis not in (-1, rank - 1):
         return None
     begin, stop, _ = slice(start, end).indices(size)
     return begin, stop, step[0] if step else 1

@@ -216,6 +216,17 @@ def test_a_part_on_three_axes() -> None:
     assert_same_outputs(original, before)
 
 
+def test_parts_of_a_part() -> None:
+    """As where queries, keys and values are one tensor, and are cut along with their parts."""
+    header = (PART % (2, 2, 4, 4)).replace("[N,3,S,8] x", "[N,3,S,9] x").replace("{8}", "{9}")
+    header = header.replace("zero = {0}", "zero = {1}").replace("{4}", "{5}")
+    before = parse(f"{header} {PARTS} r = RotaryEmbedding(a, c, s) y = Concat<axis=-1>(r, b) }}")
+    original = before.clone()
+    run_pass(rotary_part, before, target=WANTS)
+    assert [node.op_type for node in before.graph] == ["Slice", "RotaryEmbedding"]
+    assert_same_outputs(original, before)
+
+
 def test_parts_that_leave_something_out() -> None:
     header = PART.replace("[N,3,S,8] y", "[N,3,S,6] y") % (2, 2, 4, 6)
     before = parse(f"{header} {PARTS} r = RotaryEmbedding(a, c, s) y = Concat<axis=-1>(r, b) }}")
