@@ -179,6 +179,8 @@ def _computed_once(
         varying = [value for value in given if value.producer() not in constant]
         if not varying:
             constant.add(node)
+        elif any(_is_own_weight(value, inside) for value in node.inputs):
+            continue  # no other place computes the same
         elif node.op_type in ("Shape", "Size") or all(
             value.producer() in once
             or (value.producer() not in inside and _is_shared(value, removed, made))
@@ -203,14 +205,26 @@ def _sorted(nodes: Collection[ir.Node]) -> list[ir.Node]:
     return list(placed)
 
 
+def _is_own_weight(value: ir.Value | None, inside: Collection[ir.Node]) -> bool:
+    """Whether a value is a constant of some size that no other place uses."""
+    tensor = None if value is None else constant_of(value)
+    if value is None or tensor is None or tensor.size <= _KEY_ELEMENTS:
+        return False
+    return _used_only_by(value, inside)
+
+
 def _is_shared(value: ir.Value, removed: Collection[ir.Node], made: Collection[ir.Node]) -> bool:
-    """Whether a value has, elsewhere too, the users it has on one side of the rewrite."""
-    old: set[str] = set()
-    new: set[str] = set()
-    others: set[str] = set()
+    """Whether a value has, elsewhere too, the users it has on one side of the rewrite.
+
+    They are alike if they take as many inputs, and the value in the same place: it may be one of
+    the maps that several Concats join, each with others.
+    """
+    old: set[tuple[str, int, int]] = set()
+    new: set[tuple[str, int, int]] = set()
+    others: set[tuple[str, int, int]] = set()
     for use in value._uses:
         kinds = old if use.node in removed else new if use.node in made else others
-        kinds.add(use.node.op_type)
+        kinds.add((use.node.op_type, len(use.node.inputs), use.idx))
     return any(kinds and kinds <= others for kinds in (old, new))
 
 

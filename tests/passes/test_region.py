@@ -127,6 +127,30 @@ def test_what_nothing_shares_is_part_of_it() -> None:
     assert_same(sides)
 
 
+@rule
+def _split_join(op: Any, x: Any, a: Any, b: Any, w: Any = const()) -> Any:
+    """Conv(Concat(Sin(x), a, b), w) is the sum of two convolutions."""
+    return op.Conv(op.Concat(op.Sin(x), a, b, axis=1), w)
+
+
+@_split_join.rewrite
+def _(op: Any, x: Any, a: Any, b: Any, w: Any) -> Any:
+    first, rest = np.split(w.array, [8], axis=1)
+    return op.Add(op.Conv(op.Sin(x), first), op.Conv(op.Concat(a, b, axis=1), rest))
+
+
+def test_convolutions_of_maps_that_others_read_are_part_of_it() -> None:
+    """As in UNet++, whose every Concat joins what others join, too."""
+    text = """g (float[1,8,4,4] x, float[1,8,4,4] u) => (float[1,8,4,4] y, float[1,24,4,4] z) {
+        a = Relu(u)  b = Tanh(u)  s = Sin(x)  j = Concat<axis = 1>(s, a, b)  y = Conv(j, w)
+        c = Cos(x)  z = Concat<axis = 1>(a, b, c)
+    }"""
+    model = parse(text, w=np.ones((8, 24, 1, 1), np.float32))
+    (sides,) = regions(_split_join, model)
+    assert operators(sides.after) == Counter(["Add", "Concat", "Conv", "Conv", "Sin"])
+    assert_same(sides)
+
+
 def test_the_margin_is_what_moves_data_around_it() -> None:
     sides, _ = regions(swapped_scores, parse(_LAYERS))
     # The Transpose feeds the region alone; the Reshape above it feeds the product too.
