@@ -34,14 +34,15 @@ def _(op: Builder, a: Operand, b: Operand, size: ir.Node, back: ir.Node) -> Repl
     name = "axes" if back.op_type == "Unsqueeze" else ""
     if ints_of(back, name, 1) not in ((0,), (-1,), (1,)) or _rank(back.outputs[0]) != 1:
         return NoMatch("not to a vector of one element")
-    vector = _vector(op, size.outputs[0], _DEPTH)
+    vector = _vector(op, size.outputs[0], back, _DEPTH)
     return NoMatch("not computed from a vector of one element alone") if vector is None else vector
 
 
-def _vector(op: Builder, value: ir.Value, depth: int) -> ir.Value | None:
+def _vector(op: Builder, value: ir.Value, reader: ir.Node, depth: int) -> ir.Value | None:
     """Return a scalar as a vector of one element, by no more operators than before; or None.
 
-    A constant stays as it is: the other operand gives the axis.
+    A constant stays as it is: the other operand gives the axis. What is gathered may become a
+    vector for others too, with the same Gather then.
     """
     node = value.producer()
     if node is None or node.domain != "" or depth == 0 or node.inputs[0] is None:
@@ -49,17 +50,19 @@ def _vector(op: Builder, value: ir.Value, depth: int) -> ir.Value | None:
     x = node.inputs[0]
     if node.op_type == "Squeeze":
         return x if x.shape is not None and x.shape.dims == (1,) else None
-    if use_count(value) > 1 or value.is_graph_output():
+    if value.is_graph_output():
         return None
     if node.op_type == "Gather":
+        if any(user.op_type != "Unsqueeze" for user, _ in value.uses() if user is not reader):
+            return None
         index = as_array(node.inputs[1])
         if index is None or index.ndim != 0 or _rank(x) != 1:
             return None
         return op.Gather(x, index.reshape(1), axis=0)  # type: ignore[no-any-return]
-    if node.op_type not in _ARITHMETIC:
+    if node.op_type not in _ARITHMETIC or use_count(value) > 1:
         return None
     sides = [
-        item if item is None or as_array(item) is not None else _vector(op, item, depth - 1)
+        item if item is None or as_array(item) is not None else _vector(op, item, node, depth - 1)
         for item in node.inputs
     ]
     constant = all(as_array(item) is not None for item in node.inputs)  # which is for `fold`

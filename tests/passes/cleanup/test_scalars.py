@@ -40,6 +40,16 @@ def test_a_size_stays_a_vector(before: str, after: str) -> None:
     )
 
 
+def test_what_others_make_a_vector_too_is_gathered_once() -> None:
+    signature = SIGNATURE.format("int64[1] y, int64[1] z")
+    before = parse(
+        signature + "{ s = Shape(x) n = Gather(s, one) m = Sub(n, two) y = Unsqueeze(m, zero)"
+        " z = Unsqueeze(n, zero) }"
+    )
+    after = parse(signature + "{ s = Shape(x) z = Gather<axis=0>(s, first) y = Sub(z, two) }")
+    assert_rewrites("cleanup", before, after)
+
+
 @pytest.mark.parametrize(
     ("outputs", "body", "reason"),
     [
