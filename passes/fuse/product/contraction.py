@@ -7,7 +7,9 @@ A letter of two tensors is one of four kinds: of the batch (in both and in the r
     left: [kept but the last, batch, last kept, contracted]    right: [batch, contracted, kept]
 
 and several contracted axes, or several kept from the right, joined to one, they are what MatMul
-multiplies. Where nothing is contracted it is a Mul that broadcasts.
+multiplies. The batch may come first as well, if that needs fewer Transposes: then all that is kept
+from the left is one axis, too, or, where sizes are not known, the right gets axes of size 1. Where
+nothing is contracted it is a Mul that broadcasts.
 """
 
 from __future__ import annotations
@@ -61,19 +63,14 @@ def _(op: Builder, a: Operand, b: Operand, einsum: ir.Node) -> Replacement:
     if not terms.contracted:
         left = _spread(op, a, terms.left, terms.result)
         return op.Mul(left, _spread(op, b, terms.right, terms.result))
-    rows, columns = terms.only(terms.left), terms.only(terms.right)
-    left = _grouped(
-        op, a, terms.left, [*rows[:-1], *terms.batch, rows[-1:], terms.contracted], sizes
-    )
-    right = _grouped(op, b, terms.right, [*terms.batch, terms.contracted, columns], sizes)
-    if isinstance(left, NoMatch):
-        return left
-    if isinstance(right, NoMatch):
-        return right
-    made = _ungrouped(op, op.MatMul(left, right), rows, columns, len(terms.batch), sizes)
-    if isinstance(made, NoMatch):
-        return made
-    return _transposed(op, made, rows[:-1] + terms.batch + rows[-1:] + columns, terms.result)
+    rows, batch = terms.only(terms.left), terms.batch
+    outer, last = rows[:-1], rows[-1:]
+    if _transposes(terms, outer + batch) <= _transposes(terms, batch + outer):
+        return _product(op, a, b, terms, [*outer, *batch, last], [], sizes)
+    columns = terms.only(terms.right)
+    if _fits([rows, terms.contracted], sizes) and _fits([*rows, *columns], sizes):
+        return _product(op, a, b, terms, [*batch, rows], [], sizes)
+    return _product(op, a, b, terms, [*batch, *rows], [""] * len(outer), sizes)
 
 
 @dataclass(frozen=True)
@@ -94,6 +91,40 @@ class _Terms:
 
     def only(self, side: str) -> str:
         return "".join(c for c in self.result if c in side and c not in self.batch)
+
+
+def _transposes(terms: _Terms, outer: str) -> int:
+    """How many Transposes it takes if the left begins with these letters; but for the right's."""
+    order = outer + terms.only(terms.left)[-1:]
+    return (terms.left != order + terms.contracted) + (
+        terms.result != order + terms.only(terms.right)
+    )
+
+
+def _product(
+    op: Builder,
+    a: Operand,
+    b: Operand,
+    terms: _Terms,
+    kept: list[str],
+    units: list[str],
+    sizes: Sizes,
+) -> Replacement:
+    """Multiply, with what is not contracted of the left in these groups, an axis each.
+
+    The right gets axes of size 1 for `units`, behind the batch.
+    """
+    columns = terms.only(terms.right)
+    left = _grouped(op, a, terms.left, [*kept, terms.contracted], sizes)
+    right = _grouped(op, b, terms.right, [*terms.batch, *units, terms.contracted, columns], sizes)
+    if isinstance(left, NoMatch):
+        return left
+    if isinstance(right, NoMatch):
+        return right
+    made = _ungrouped(op, op.MatMul(left, right), [*kept, columns], sizes)
+    if isinstance(made, NoMatch):
+        return made
+    return _transposed(op, made, "".join(kept) + columns, terms.result)
 
 
 def _read(equation: str) -> _Terms | NoMatch:
@@ -142,23 +173,29 @@ def _grouped(op: Builder, x: Operand, letters: str, groups: Sequence[str], sizes
     shape, alone = [], True
     for group in groups:
         alone = alone and len(group) == 1
-        shape.append(0 if alone else _product(group, sizes))
+        shape.append(0 if alone else _size(group, sizes))
     return _reshaped(op, ordered, shape)
 
 
-def _ungrouped(op: Builder, product: Any, rows: str, columns: str, batch: int, sizes: Sizes) -> Any:
-    """Give each letter of the right its own axis again; take out axes that stand for no letter."""
-    kept = len(rows) + batch
-    if len(columns) > 1:
-        return _reshaped(op, product, [0] * kept + [_product(c, sizes) for c in columns])
-    axes = [axis for axis, letter in ((-2, rows[-1:]), (-1, columns)) if not letter]
-    return with_axes(op, "Squeeze", product, axes) if axes else product
+def _ungrouped(op: Builder, x: Any, groups: Sequence[str], sizes: Sizes) -> Any:
+    """Give each letter of a group an axis of its own; take out axes that stand for no letter."""
+    if all(len(group) <= 1 for group in groups):
+        empty = [axis - len(groups) for axis, group in enumerate(groups) if not group]
+        return with_axes(op, "Squeeze", x, empty) if empty else x
+    alone = next(axis for axis, group in enumerate(groups) if len(group) != 1)
+    split = "".join(groups[alone:])
+    return _reshaped(op, x, [0] * alone + [_size(letter, sizes) for letter in split])
 
 
-def _product(letters: str, sizes: Sizes) -> int:
+def _size(letters: str, sizes: Sizes) -> int:
     """Return the size of axes joined, -1 where it is not known."""
     known = [sizes[letter] for letter in letters]
     return -1 if None in known else math.prod(size for size in known if size is not None)
+
+
+def _fits(groups: Sequence[str], sizes: Sizes) -> bool:
+    """Whether Reshape can give each group an axis: it finds one size."""
+    return [_size(group, sizes) for group in groups].count(-1) <= 1
 
 
 def _reshaped(op: Builder, x: Any, shape: list[int]) -> Any:

@@ -89,6 +89,19 @@ def test_axes_of_known_sizes_are_joined(equation: str, operators: list[str]) -> 
     assert_refuses(einsum_to_matmul, einsum(equation, known=False), reason)
 
 
+@pytest.mark.parametrize(
+    ("equation", "before"),
+    [("bhijk,bhks->bhijs", []), ("bhijk,bhsk->bhijs", ["Transpose"])],
+)
+def test_what_lies_behind_the_batch_is_one_axis_or_meets_one_of_size_1(
+    equation: str, before: list[str]
+) -> None:
+    operators = ["Reshape", *before, "MatMul", "Reshape"]
+    assert_becomes(einsum_to_matmul, einsum(equation), operators)
+    model = einsum(equation, known=False)
+    assert_becomes(einsum_to_matmul, model, [*before, "Unsqueeze", "MatMul"])
+
+
 def test_one_size_that_is_joined_need_not_be_known() -> None:
     model = parse(
         "g (float[B,Q,C] x, float[B,C,H,5] z) => (float[B,Q,H,5] y)"
