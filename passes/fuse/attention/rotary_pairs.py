@@ -12,12 +12,10 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from burnish.passes.cleanup.arguments import ints_of
 from burnish.passes.cleanup.dims import same_shape
-from burnish.passes.constant import scalar_of
 from burnish.passes.context import PassContext
 from burnish.passes.fuse.attention.heads import elements_of
-from burnish.passes.fuse.attention.rotation import LAST, joins_last, rotation, window
+from burnish.passes.fuse.attention.rotation import LAST, joins_last, place, rotation, window
 from burnish.passes.pattern import const
 from burnish.passes.rule import Builder, NoMatch, Operand, Replacement, rule
 from burnish.passes.shapes import infer_node
@@ -140,35 +138,14 @@ def _of_one(a: ir.Value, b: ir.Value, size: int) -> tuple[ir.Value | None, bool]
 
 def _pairs(op: Builder, a: ir.Value, b: ir.Value, size: int) -> ir.Value | None:
     """Return `[..., size]` of what two values are the first and second of, `[..., size / 2, 2]`."""
-    stacks = [_place(part) for part in (a, b)]
+    stacks = [place(part) for part in (a, b)]
     if stacks[0] is None or stacks[1] is None or stacks[0][0] is not stacks[1][0]:
         return None
     pairs = stacks[0][0]
-    if (stacks[0][1], stacks[1][1]) != (0, 1) or pairs.shape is None or pairs.shape[-1] != 2:
+    if (stacks[0][1], stacks[1][1]) != (0, 1) or not pairs.shape or pairs.shape[-1] != 2:
+        return None
+    if len(pairs.shape) != 1 + len(a.shape or ()):
         return None
     made: ir.Value = op.Reshape(pairs, np.array([*[0] * (len(pairs.shape) - 2), size]))
     infer_node(op.nodes[-1], op.opset_imports)
     return made
-
-
-def _place(part: ir.Value) -> tuple[ir.Value, int] | None:
-    """Return what a value is one element of, along the last axis, and which."""
-    node = part.producer()
-    stack = None if node is None else node.inputs[0]
-    if node is None or stack is None or not stack.shape or node.domain != "":
-        return None
-    last = (-1, len(stack.shape) - 1)
-    if node.op_type == "Gather" and node.attributes.get_int("axis", 0) in last:
-        index = scalar_of(node.inputs[1])
-        scalar = node.inputs[1] is not None and node.inputs[1].shape == ir.Shape([])
-        return None if index is None or not scalar else (stack, int(index) % 2)
-    axes = ints_of(node, "axes", 1) if node.op_type == "Squeeze" else None
-    if axes is None or len(axes) != 1 or axes[0] not in last:
-        return None
-    inner = stack.producer()
-    if inner is None or inner.inputs[0] is None:
-        return None
-    if inner.op_type == "Split" and inner.attributes.get_int("axis", 0) in last:
-        return inner.inputs[0], inner.outputs.index(stack)
-    taken = window(inner, len(stack.shape), 2) if inner.op_type == "Slice" else None
-    return None if taken is None or taken[1] - taken[0] != 1 else (inner.inputs[0], taken[0])

@@ -6,8 +6,9 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
+from burnish.passes.cleanup.arguments import ints_of
 from burnish.passes.cleanup.dims import same_dim
-from burnish.passes.constant import as_array
+from burnish.passes.constant import as_array, scalar_of
 from burnish.passes.fuse.attention.angles import Angles, angles_of
 from burnish.passes.fuse.attention.heads import joined, split
 from burnish.passes.rule import Builder, NoMatch, Operand
@@ -125,3 +126,28 @@ def halves_of(node: ir.Node | None) -> tuple[tuple[int, int, int], tuple[int, in
         return None
     first, second = (int(str(size)) for size in sizes)
     return (0, first, 1), (first, first + second, 1)
+
+
+def place(part: ir.Value) -> tuple[ir.Value, int] | None:
+    """Return what a value is one element of, along the last axis, which may stay; and which."""
+    node = part.producer()
+    if node is not None and node.op_type == "Squeeze" and node.inputs[0] is not None:
+        inner, axes = node.inputs[0], ints_of(node, "axes", 1)
+        if axes is None or len(axes) != 1 or axes[0] not in (-1, len(inner.shape or ()) - 1):
+            return None
+        part, node = inner, inner.producer()
+    stack = None if node is None or node.domain != "" else node.inputs[0]
+    if node is None or stack is None or not stack.shape:
+        return None
+    last = (-1, len(stack.shape) - 1)
+    if node.op_type == "Gather" and node.attributes.get_int("axis", 0) in last:
+        index = node.inputs[1]
+        alone = index is not None and index.shape in (ir.Shape([]), ir.Shape([1]))
+        number = scalar_of(index) if alone else None
+        return None if number is None else (stack, int(number) % 2)
+    if not part.shape or part.shape[-1] != 1:
+        return None
+    if node.op_type == "Split" and node.attributes.get_int("axis", 0) in last:
+        return stack, node.outputs.index(part)
+    taken = window(node, len(stack.shape), 2) if node.op_type == "Slice" else None
+    return None if taken is None else (stack, taken[0])

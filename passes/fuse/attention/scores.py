@@ -181,6 +181,8 @@ def _added(node: ir.Node, depth: int) -> Scores | NoMatch:
     for scores, mask in ((a, b), (b, a)):
         read = read_scores(scores, depth - 1)
         if isinstance(read, Scores):
+            if scalar_of(mask) == 0 and len(mask.shape or ()) <= len(scores.shape or ()):
+                return read  # as torch.baddbmm with beta=0 leaves behind
             return replace(read, masks=(*read.masks, Added(mask)))
         reasons.append(read)
     return next((reason for reason in reasons if reason is not _NO_PRODUCT), _NO_PRODUCT)

@@ -439,6 +439,14 @@ def test_a_mask_that_is_broadcast_over_heads_one_behind_another(freeze: Freeze, 
     assert_refuses(attention, model, "a mask of three axes is not added", target=WANTS)
 
 
+def test_a_zero_that_is_added_is_no_mask(freeze: Freeze) -> None:
+    """As torch.baddbmm leaves it behind."""
+    text = (BEHIND % "1,1,1").replace("[N,4,S,8]", "[2,4,5,8]").replace("[N,4,T,8]", "[2,4,5,8]")
+    given = {name: np.array(item) for name, item in TARGETS.items()}
+    text = text.replace("float[1,1,1] xb", "float[1,1,1] nought").replace("xb)", "nought)")
+    assert "Attention" in fused(freeze(text, opset=23, nought=0.0, **given))
+
+
 WINDOWED = (
     "g (float[6,4,5,8] xq, float[6,4,5,8] xk, float[6,4,5,8] xv, float[%s] xb, int64[5] five,"
     " int64[4] four) => (float[6,4,5,8] y) { t = Transpose<perm=[0,1,3,2]>(xk) s = MatMul(xq, t)"

@@ -131,6 +131,30 @@ def test_neighbours(freeze: Freeze, angles: str) -> None:
     assert node.attributes["interleaved"].as_int() == 1
 
 
+TAKEN = STACK.replace("(x2)", "(odd)").replace("(x1,", "(even,")
+FROM_PAIRS = {
+    "gather": "m = Reshape(x, apart) even = Gather<axis=-1>(m, i) odd = Gather<axis=4>(m, j)",
+    "split": "m = Reshape(x, apart) k, l = Split<axis=-1, num_outputs=2>(m)"
+    " even = Squeeze(k, back) odd = Squeeze(l, back)",
+}
+TAKING = PAIRED.replace("float two,", "float two, int64 i, int64 j, int64[5] apart,")
+APART = {**NUMBERS, **SHAPES, "apart": [0, 0, 0, 4, 2]}
+
+
+@pytest.mark.parametrize("parts", FROM_PAIRS.values(), ids=list(FROM_PAIRS))
+def test_neighbours_taken_from_pairs(freeze: Freeze, parts: str) -> None:
+    """As x-transformers writes them."""
+    text = f"{TAKING} {{ {BY_CONCAT} {TABLES} {parts} {TAKEN} }}"
+    node = rotated(freeze(text, opset=23, **APART, i=0, j=1))
+    assert node.attributes["interleaved"].as_int() == 1
+
+
+def test_neighbours_in_the_other_order_are_refused(freeze: Freeze) -> None:
+    text = f"{TAKING} {{ {BY_CONCAT} {TABLES} {FROM_PAIRS['gather']} {TAKEN} }}"
+    before = freeze(text, opset=23, **APART, i=1, j=0)
+    assert_refuses(rotary, before, "the slices are not the two halves", target=WANTS)
+
+
 def test_tokens_before_heads(freeze: Freeze) -> None:
     """As GPT-J rotates: the heads are the third axis."""
     signature = PAIRED.replace("[N,4,S,8]", "[N,S,4,8]")
