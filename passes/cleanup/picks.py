@@ -26,6 +26,9 @@ def slice_squeeze(op: Any, x: Any) -> Any:
 
 @slice_squeeze.rewrite
 def _(op: Builder, x: Operand, cut: ir.Node, squeeze: ir.Node) -> Replacement:
+    maker = x.value.producer()
+    if maker is not None and maker.op_type == "Transpose":  # CoaT-Lite is 2% slower without
+        return NoMatch("the runtime moves the Transpose before it through Slice, not Gather")
     bounds, axes = bounds_of(cut, x.rank), ints_of(squeeze, "axes", 1)
     if bounds is None or axes is None:
         return NoMatch("the bounds or axes are not constant")

@@ -51,6 +51,12 @@ def test_more_of_an_axis_is_refused(
     assert_refuses(slice_squeeze, before, reason)
 
 
+def test_a_transpose_before_it_is_left_to_the_runtime() -> None:
+    body = "t = Transpose<perm = [2, 0, 1]>(x)  c = Slice(t, s, e, a)  y = Squeeze(c, b)"
+    before = parse(picked(1, 2, 0, 0, "3,N", body))
+    assert_refuses(slice_squeeze, before, "the runtime moves the Transpose before it")
+
+
 @pytest.mark.parametrize(("axis", "back", "dims"), [(0, 0, "1,N,4"), (2, -1, "3,N,1")])
 def test_one_of_an_axis_that_stays(axis: int, back: int, dims: str) -> None:
     before = HEADER.format(
