@@ -16,13 +16,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 
 from burnish.passes.cleanup.arguments import with_axes
+from burnish.passes.fuse.product.equation import Terms, is_spread, read, transposes
 from burnish.passes.rule import Builder, NoMatch, Operand, Replacement, rule
 
 Sizes = dict[str, int | None]
@@ -46,26 +46,33 @@ def _(op: Builder, x: Operand, einsum: ir.Node) -> Replacement:
 @rule
 def einsum_to_matmul(op: Any, a: Any, b: Any) -> Any:
     """Write Einsum of two tensors as MatMul of them transposed, or as Mul if nothing is summed."""
-    return op.Einsum(a, b, _bind="einsum")
+    return op.Einsum(a, b, equation=lambda text: not is_spread(text), _bind="einsum")
 
 
+# MatMul multiplies each of the several axes by itself, which small ones do not pay for.
+@rule(may_lose=True)
+def einsum_to_products(op: Any, a: Any, b: Any) -> Any:
+    """Write Einsum of two tensors as MatMul of a batch, all of whose products meet one tensor."""
+    return op.Einsum(a, b, equation=is_spread, _bind="einsum")
+
+
+@einsum_to_products.rewrite
 @einsum_to_matmul.rewrite
 def _(op: Builder, a: Operand, b: Operand, einsum: ir.Node) -> Replacement:
-    terms = _read(op.attribute(einsum, "equation"))
+    terms = read(op.attribute(einsum, "equation"))
     if isinstance(terms, NoMatch):
         return terms
     sizes = _sizes((a, terms.left), (b, terms.right))
     if isinstance(sizes, NoMatch):
         return sizes
-    if terms.result[-1:] and terms.result[-1] not in terms.right:
-        # The other way round, what MatMul gives has its last axis last.
-        a, b, terms = b, a, _Terms(terms.right, terms.left, terms.result)
+    if terms.turned is not terms:
+        a, b, terms = b, a, terms.turned
     if not terms.contracted:
         left = _spread(op, a, terms.left, terms.result)
         return op.Mul(left, _spread(op, b, terms.right, terms.result))
     rows, batch = terms.only(terms.left), terms.batch
     outer, last = rows[:-1], rows[-1:]
-    if _transposes(terms, outer + batch) <= _transposes(terms, batch + outer):
+    if transposes(terms, outer + batch) <= transposes(terms, batch + outer):
         return _product(op, a, b, terms, [*outer, *batch, last], [], sizes)
     columns = terms.only(terms.right)
     if _fits([rows, terms.contracted], sizes) and _fits([*rows, *columns], sizes):
@@ -73,39 +80,11 @@ def _(op: Builder, a: Operand, b: Operand, einsum: ir.Node) -> Replacement:
     return _product(op, a, b, terms, [*batch, *rows], [""] * len(outer), sizes)
 
 
-@dataclass(frozen=True)
-class _Terms:
-    """The letters of two tensors and of the result."""
-
-    left: str
-    right: str
-    result: str
-
-    @property
-    def contracted(self) -> str:
-        return "".join(c for c in self.left if c in self.right and c not in self.result)
-
-    @property
-    def batch(self) -> str:
-        return "".join(c for c in self.result if c in self.left and c in self.right)
-
-    def only(self, side: str) -> str:
-        return "".join(c for c in self.result if c in side and c not in self.batch)
-
-
-def _transposes(terms: _Terms, outer: str) -> int:
-    """How many Transposes it takes if the left begins with these letters; but for the right's."""
-    order = outer + terms.only(terms.left)[-1:]
-    return (terms.left != order + terms.contracted) + (
-        terms.result != order + terms.only(terms.right)
-    )
-
-
 def _product(
     op: Builder,
     a: Operand,
     b: Operand,
-    terms: _Terms,
+    terms: Terms,
     kept: list[str],
     units: list[str],
     sizes: Sizes,
@@ -125,20 +104,6 @@ def _product(
     if isinstance(made, NoMatch):
         return made
     return _transposed(op, made, "".join(kept) + columns, terms.result)
-
-
-def _read(equation: str) -> _Terms | NoMatch:
-    terms, arrow, result = equation.replace(" ", "").partition("->")
-    left, _, right = terms.partition(",")
-    if "." in terms:
-        return NoMatch("the equation has an ellipsis")
-    if not arrow:
-        result = "".join(sorted(set(left) ^ set(right)))
-    if any(len(set(term)) < len(term) for term in (left, right, result)):
-        return NoMatch("a letter comes twice in one tensor")
-    if not set(left) ^ set(right) <= set(result):
-        return NoMatch("an axis that one tensor alone has is summed")
-    return _Terms(left, right, result)
 
 
 def _sizes(*sides: tuple[Operand, str]) -> Sizes | NoMatch:

@@ -19,7 +19,11 @@ from burnish.passes.cleanup.dims import same_dim
 from burnish.passes.cleanup.no_op import reshape_to_same
 from burnish.passes.cleanup.views import unsqueeze_squeeze
 from burnish.passes.constant import as_array
-from burnish.passes.fuse.product.contraction import einsum_to_matmul, einsum_to_transpose
+from burnish.passes.fuse.product.contraction import (
+    einsum_to_matmul,
+    einsum_to_products,
+    einsum_to_transpose,
+)
 from burnish.passes.fuse.scalar import is_scalar
 from burnish.passes.pattern import const
 from burnish.passes.rule import Builder, NoMatch, Operand, Replacement, Rule, RulePass, rule
@@ -170,6 +174,7 @@ class FuseEinsum(RulePass):
     rules: ClassVar[tuple[Rule, ...]] = (
         einsum_to_transpose,
         einsum_to_matmul,
+        einsum_to_products,
         matmul_of_joined,
         units_past_transpose,
         matmul_of_rows,

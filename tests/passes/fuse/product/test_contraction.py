@@ -11,7 +11,11 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from burnish.passes.fuse.product.contraction import einsum_to_matmul, einsum_to_transpose
+from burnish.passes.fuse.product.contraction import (
+    einsum_to_matmul,
+    einsum_to_products,
+    einsum_to_transpose,
+)
 from burnish.passes.fuse.product.einsum import FuseEinsum
 from burnish.testing import (
     assert_becomes,
@@ -97,9 +101,15 @@ def test_what_lies_behind_the_batch_is_one_axis_or_meets_one_of_size_1(
     equation: str, before: list[str]
 ) -> None:
     operators = ["Reshape", *before, "MatMul", "Reshape"]
-    assert_becomes(einsum_to_matmul, einsum(equation), operators)
+    assert_becomes(einsum_to_products, einsum(equation), operators)
     model = einsum(equation, known=False)
-    assert_becomes(einsum_to_matmul, model, [*before, "Unsqueeze", "MatMul"])
+    assert_becomes(einsum_to_products, model, [*before, "Unsqueeze", "MatMul"])
+
+
+def test_products_of_several_axes_beside_a_batch_are_measured() -> None:
+    assert einsum_to_products.may_lose
+    assert_becomes(einsum_to_matmul, einsum("bhwc,hkc->bhwk"), ["Einsum"])
+    assert_becomes(einsum_to_products, einsum("ibnd,jbnd->bnij"), ["Einsum"])
 
 
 def test_one_size_that_is_joined_need_not_be_known() -> None:
