@@ -83,12 +83,24 @@ def test_runs_are_found_behind_an_activation(freeze: Freeze) -> None:
 
 def test_the_phases_of_several_convolutions_are_joined(freeze: Freeze) -> None:
     before = freeze(
-        "g (float[1,8,3,5] x, float[24,8,1,1] w, float[72,8,1,1] v) => (float[1,24,6,10] y)"
+        "g (float[N,8,3,5] x, float[24,8,1,1] w, float[72,8,1,1] v) => (float[N,24,6,10] y)"
         " { c = Conv(x, w)  d = Conv(x, v)  e = Concat<axis=1>(c, d)"
         " y = DepthToSpace<blocksize=2>(e) }"
     )
     after = rewritten(depth_to_space_by_runs, before)
     assert "DepthToSpace" not in _kinds(after)
+
+
+def test_without_open_sizes_rows_are_moved(freeze: Freeze) -> None:
+    """The runtime would take the first Transpose past the Reshape, and into the second."""
+    before = freeze(
+        "g (float[1,8,3,5] x, float[64,8,1,1] w) => (float[1,16,6,10] y)"
+        " { c = Conv(x, w)  y = DepthToSpace<blocksize=2>(c) }"
+    )
+    assert_refuses(depth_to_space_by_runs, before.clone(), "all sizes are known")
+    after = rewritten(FuseEnlarge(), before)
+    assert "DepthToSpace" not in _kinds(after)
+    assert _kinds(after).count("Transpose") == 2
 
 
 def test_refuses_short_runs(freeze: Freeze) -> None:
