@@ -34,7 +34,7 @@ BUILT_IN: dict[str, str] = {
     "unroll-loops": "burnish.passes.cleanup.unroll:UnrollLoops",
     "upgrade": "burnish.passes.upgrade:Upgrade",
     "fuse": "burnish.passes.fuse:Fuse",
-    "fuse-affine": "burnish.passes.fuse.affine:FuseAffine",
+    "fuse-affine": "burnish.passes.fuse.affine.affine:FuseAffine",
     "fuse-activation": "burnish.passes.fuse.activation.activation:FuseActivation",
     "known-sizes": "burnish.passes.fuse.sizes:KnownSizes",
     "attention-opset": "burnish.passes.fuse.attention.opset:AttentionOpset",

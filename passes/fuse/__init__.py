@@ -37,7 +37,7 @@ class Fuse(Group):
         from burnish.passes.cleanup import Cleanup
         from burnish.passes.cleanup.unroll import UnrollLoops
         from burnish.passes.fuse.activation.activation import FuseActivation
-        from burnish.passes.fuse.affine import FuseAffine
+        from burnish.passes.fuse.affine.affine import FuseAffine
         from burnish.passes.fuse.apart import KeepApart
         from burnish.passes.fuse.attention.attention import FuseAttention
         from burnish.passes.fuse.attention.opset import AttentionOpset

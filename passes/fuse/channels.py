@@ -10,7 +10,7 @@ import onnx_ir as ir
 
 from burnish.passes.constant import as_array
 from burnish.passes.fuse.rescale import FLOATS, epsilon
-from burnish.passes.rule import Builder, NoMatch
+from burnish.passes.rule import Builder, NoMatch, Operand
 
 
 @dataclass(frozen=True)
@@ -106,6 +106,15 @@ def affine_of(
     if np.abs(made.shift).max() * epsilon(array.dtype) >= 1:
         return NoMatch("the shift is so large that adding it rounds")
     return made
+
+
+def widens(affine: Affine, x: Operand, channels: Channels) -> bool:
+    """Whether a constant might make one channel of `x` many, or give it more axes."""
+    if x.dims is None or len(x.dims) != channels.rank:
+        return True
+    if max(affine.scale.size, affine.shift.size) == 1:
+        return False
+    return x.dims[-channels.from_end] != channels.size
 
 
 def _batch_norm(op: Builder, node: ir.Node, channels: Channels) -> Affine | NoMatch:

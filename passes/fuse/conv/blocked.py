@@ -23,7 +23,7 @@ from burnish.backends.kernels import Support
 from burnish.backends.target import Target
 from burnish.passes.constant import is_constant
 from burnish.passes.context import PassContext
-from burnish.passes.fuse.affine import fold_affine_before
+from burnish.passes.fuse.affine.before import fold_affine_before
 from burnish.passes.fuse.channels import IDENTITY, Channels, affine_of
 from burnish.passes.fuse.norm.moments import axes_of
 from burnish.passes.fuse.rescale import rounded

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from burnish.passes.base import Pass
 from burnish.passes.fuse.activation.activation import FuseActivation
-from burnish.passes.fuse.affine import FuseAffine
+from burnish.passes.fuse.affine.affine import FuseAffine
 from burnish.passes.fuse.conv.pad import FusePad
 from burnish.passes.fuse.norm.norm import FuseNorm
 from burnish.passes.fuse.product.gemm import FuseGemm

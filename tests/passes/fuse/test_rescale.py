@@ -11,7 +11,7 @@ import onnx_ir as ir
 import pytest
 
 from burnish.passes.fuse import rescale
-from burnish.passes.fuse.affine import fold_affine_after
+from burnish.passes.fuse.affine.after import fold_affine_after
 from burnish.passes.rule import NoMatch
 from burnish.testing import assert_same_outputs, run_pass
 

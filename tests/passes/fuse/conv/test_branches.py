@@ -12,7 +12,7 @@ from collections.abc import Callable
 import onnx_ir as ir
 import pytest
 
-from burnish.passes.fuse.affine import FuseAffine
+from burnish.passes.fuse.affine.affine import FuseAffine
 from burnish.passes.fuse.conv.branches import merge_branches
 from burnish.testing import assert_refuses, rewritten, run_pass
 

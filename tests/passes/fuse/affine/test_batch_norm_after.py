@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""BatchNormalization folds into linear operators, and what is beside it into it, or says why not.
+"""BatchNormalization folds into the linear operator before it, or says why not.
 
 Numbers are compared with the runtime's own optimizations off, within `numeric.TOLERANCES`: relative
 1e-4 for float32, 1e-2 for float16, 1e-12 for float64.
@@ -12,24 +12,11 @@ from collections.abc import Callable
 import onnx_ir as ir
 import pytest
 
-from burnish.passes.fuse.affine import (
-    FuseAffine,
-    fold_affine_into_batch_norm,
-    fold_batch_norm_after,
-    fold_batch_norm_before,
-)
-from burnish.testing import (
-    assert_becomes,
-    assert_refuses,
-    assert_rewrites,
-    parse,
-)
+from burnish.passes.fuse.affine.after import fold_batch_norm_after
+from burnish.testing import assert_becomes, assert_refuses, assert_rewrites, parse
 
 Freeze = Callable[..., ir.Model]
 BATCH_NORM = "float[6] g, float[6] b, float[6] m, float[6] v"
-
-
-# --- fold-batch-norm-after --------------------------------------------------------------------
 
 
 def test_batch_norm_goes_into_the_convolution_before_it() -> None:
@@ -140,90 +127,3 @@ def test_a_negative_variance_is_refused(freeze: Freeze) -> None:
         v=-1.0,
     )
     assert_refuses(fold_batch_norm_after, model, "parameters of BatchNormalization are not finite")
-
-
-# --- fold-batch-norm-before -------------------------------------------------------------------
-
-
-def test_batch_norm_goes_into_the_convolution_behind_it() -> None:
-    before = parse(
-        """g (float[1,2,3] x) => (float[1,1,3] y)
-        <float[1,2,1] w = {1, 2}, float[2] g = {3, 3}, float[2] b = {5, 6}, float[2] m = {1, 2},
-         float[2] v = {3.75, 0}>
-        { t = BatchNormalization<epsilon=0.25>(x, g, b, m, v)  y = Conv(t, w) }"""
-    )
-    after = parse(
-        """g (float[1,2,3] x) => (float[1,1,3] y)
-        <float[1,2,1] w = {1.5, 12}, float[1] b = {-8.5}> { y = Conv(x, w, b) }"""
-    )
-    assert_rewrites(fold_batch_norm_before, before, after)
-
-
-def test_batch_norm_before_a_padded_convolution_is_refused(freeze: Freeze) -> None:
-    model = freeze(
-        f"g (float[1,6,5] x, float[6,6,3] w, {BATCH_NORM}) => (float[1,6,5] y)"
-        "{ p = BatchNormalization(x, g, b, m, v) y = Conv<pads=[1,1]>(p, w) }"
-    )
-    assert_refuses(fold_batch_norm_before, model, "the shift does not reach the padding")
-
-
-@pytest.mark.parametrize("dtype", ["float", "float16"])
-def test_numbers_stay_when_batch_norm_precedes(freeze: Freeze, dtype: str) -> None:
-    text = (
-        f"g (float[5,6] x, float[6,4] w, float[4] c, {BATCH_NORM}) => (float[5,4] y)"
-        "{ p = BatchNormalization(x, g, b, m, v) t = MatMul(p, w) y = Add(t, c) }"
-    )
-    model = freeze(text.replace("float", dtype))
-    assert_becomes(fold_batch_norm_before, model, ["MatMul", "Add"])
-
-
-# --- fold-affine-into-batch-norm --------------------------------------------------------------
-
-
-def test_a_scale_and_a_shift_go_into_batch_norm() -> None:
-    before = parse(
-        """g (float[1,2,3] x) => (float[1,2,3] y)
-        <float[2] g = {3, 3}, float[2] b = {5, 6}, float[2] m = {1, 2}, float[2] v = {4, 9},
-         float[2,1] c = {10, 100}, float d = {1}>
-        { p = Sub(x, d) t = BatchNormalization(p, g, b, m, v) y = Mul(t, c) }"""
-    )
-    after = parse(
-        """g (float[1,2,3] x) => (float[1,2,3] y)
-        <float[2] g = {30, 300}, float[2] b = {50, 600}, float[2] m = {2, 3}, float[2] v = {4, 9}>
-        { y = BatchNormalization(x, g, b, m, v) }"""
-    )
-    assert_rewrites(fold_affine_into_batch_norm, before, after)
-
-
-def test_a_scale_of_positions_stays_beside_batch_norm(freeze: Freeze) -> None:
-    model = freeze(
-        f"g (float[1,6,5] x, float[5] c, {BATCH_NORM}) => (float[1,6,5] y)"
-        "{ p = BatchNormalization(x, g, b, m, v) y = Mul(p, c) }"
-    )
-    assert_refuses(
-        fold_affine_into_batch_norm, model, "the constant differs along more than the channels"
-    )
-
-
-@pytest.mark.parametrize("dtype", ["float", "double"])
-def test_numbers_stay_when_folding_into_batch_norm(freeze: Freeze, dtype: str) -> None:
-    text = (
-        f"g (float[2,6,5] x, float[6,1] a, float c, {BATCH_NORM}) => (float[2,6,5] y)"
-        "{ p = Mul(x, a) q = Sub(c, p) r = BatchNormalization(q, g, b, m, v) y = Sub(c, r) }"
-    )
-    model = freeze(text.replace("float", dtype))
-    assert_becomes(fold_affine_into_batch_norm, model, ["BatchNormalization"])
-
-
-# --- the pass ---------------------------------------------------------------------------------
-
-
-def test_rules_meet_in_the_middle(freeze: Freeze) -> None:
-    """A chain on both sides of two convolutions ends up as the two convolutions."""
-    model = freeze(
-        f"g (float[1,4,9,9] x, float[6,4,3,3] w, float[6,6,3,3] w1, float a, float c, {BATCH_NORM})"
-        " => (float[1,6,7,7] y)"
-        "{ p = Mul(x, a) q = Sub(c, p) r = Conv(q, w) s = BatchNormalization(r, g, b, m, v)"
-        " t = Mul(s, a) u = Conv<pads=[1,1,1,1]>(t, w1) k = Add(u, c) y = Div(k, a) }"
-    )
-    assert_becomes(FuseAffine(), model, ["Conv", "Conv"])
