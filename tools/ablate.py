@@ -87,19 +87,21 @@ def _table(model: str, rules: Sequence[Contribution]) -> Table:
         (item.rule, str(item.rewrites), str(item.nodes or ""), *_told(item.decision, item.note))
         for item in rules
     ]
-    columns = ("rule", "places", "nodes\nwithout", "speed it brings", "")
-    made = table(f"what each rule brings to {Path(model).name}", columns, rows)
-    for column in (made.columns[0], made.columns[3]):
+    columns = ("rule", "places", "nodes", "speed", "95%", "")
+    title = f"{Path(model).name} without each rule"
+    made = table(title, columns, rows)
+    for column in made.columns[:-1]:
         column.no_wrap = True
     made.columns[-1].justify = "left"
+    made.columns[-1].min_width = len("costs")
     return made
 
 
-def _told(found: Decision | None, note: str) -> tuple[str, str]:
+def _told(found: Decision | None, note: str) -> tuple[str, str, str]:
+    """Return how fast the model is with the rule, the interval of that, and a verdict."""
     if found is None or found.ratio is None:
-        return "", note if found is None else found.note
-    ratio = f"{found.ratio:.3f}"
-    if found.low is not None and found.high is not None:
-        ratio += f" ({found.low:.3f} to {found.high:.3f})"
-    verdict = "pays" if not found.note else "same"
-    return ratio, "costs" if found.chosen == "original" else verdict
+        return "", "", note if found is None else found.note
+    known = found.low is not None and found.high is not None
+    interval = f"{found.low:.3f}-{found.high:.3f}" if known else ""
+    verdict = "same" if found.note else "pays"
+    return f"{found.ratio:.3f}", interval, "costs" if found.chosen == "original" else verdict
