@@ -26,6 +26,10 @@ if TYPE_CHECKING:
     from burnish.backends.target import Target
 
 
+_NOISE = 1.25
+"""Upper over lower end of an interval that tells nothing; undisturbed, they differ by 1 or 2 %."""
+
+
 @dataclass(frozen=True)
 class Answer:
     """How fast one form runs against another.
@@ -46,6 +50,11 @@ class Answer:
         if self.low > 1 + RESOLUTION:
             return "faster"
         return "slower" if self.high < 1 - RESOLUTION else "same"
+
+    @property
+    def is_noise(self) -> bool:
+        """Whether something else kept the machine so busy that next to nothing is known."""
+        return self.verdict == "same" and self.high > _NOISE * self.low
 
     def widened(self, other: Answer) -> Answer:
         """Return what two measurements of the same say together: the milder, both intervals."""

@@ -307,7 +307,8 @@ class Decisions:
                 answer = timed()
             except CannotMeasure as error:
                 return self._recorded(asked, dtype, f"not measured: {error}")
-            self.answers.put(asked.key, answer, asked.question)
+            if not answer.is_noise:  # the next build shall ask again
+                self.answers.put(asked.key, answer, asked.question)
         hardware = self.answers.environment.hardware
         known = dataclasses.asdict(answer)
         found = dataclasses.replace(asked, **known, source=source, hardware=hardware)
@@ -366,6 +367,8 @@ class Decisions:
         started = time.perf_counter()
         try:
             answer = _timed(region, rules, self.target, self.budget)
+            if answer.is_noise:
+                answer = _timed(region, rules, self.target, self.budget)
             # To leave out what pays is the costlier mistake: other sessions must say so too.
             if answer.verdict == "slower":
                 answer = answer.widened(_timed(region, rules, self.target, self.budget))

