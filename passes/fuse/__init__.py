@@ -49,7 +49,7 @@ class Fuse(Group):
         from burnish.passes.fuse.conv.residual import BlockResiduals
         from burnish.passes.fuse.conv.shuffle import FuseShuffle
         from burnish.passes.fuse.indices import FuseIndices
-        from burnish.passes.fuse.linear import COPIED_BYTES
+        from burnish.passes.fuse.linear.shared import COPIED_BYTES
         from burnish.passes.fuse.lower import Lower
         from burnish.passes.fuse.norm.norm import FuseNorm
         from burnish.passes.fuse.product.einsum import FuseEinsum

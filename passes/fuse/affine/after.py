@@ -12,7 +12,8 @@ import onnx_ir as ir
 
 from burnish.passes.fuse.affine.pattern import AFFINE
 from burnish.passes.fuse.channels import Channels, affine_of
-from burnish.passes.fuse.linear import LINEAR, linear_of
+from burnish.passes.fuse.linear.linear import linear_of
+from burnish.passes.fuse.linear.weights import LINEAR
 from burnish.passes.pattern import const
 from burnish.passes.rule import Builder, NoMatch, Operand, Replacement, rule
 

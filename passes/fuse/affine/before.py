@@ -15,7 +15,8 @@ from burnish.passes.fuse.channels import (
     affine_of,
     widens,
 )
-from burnish.passes.fuse.linear import LINEAR, linear_of
+from burnish.passes.fuse.linear.linear import linear_of
+from burnish.passes.fuse.linear.weights import LINEAR
 from burnish.passes.pattern import const
 from burnish.passes.rule import Builder, NoMatch, Operand, Replacement, rule
 

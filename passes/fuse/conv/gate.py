@@ -15,7 +15,7 @@ import numpy as np
 import onnx_ir as ir
 
 from burnish.passes.fuse.channels import Affine
-from burnish.passes.fuse.linear import linear_of
+from burnish.passes.fuse.linear.linear import linear_of
 from burnish.passes.fuse.rescale import FLOATS
 from burnish.passes.fuse.scalar import is_scalar, number
 from burnish.passes.pattern import const

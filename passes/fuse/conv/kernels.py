@@ -12,7 +12,7 @@ import onnx_ir as ir
 from burnish.passes.constant import as_array
 from burnish.passes.edit import use_count
 from burnish.passes.fuse.channels import IDENTITY, Affine, Channels, affine_of
-from burnish.passes.fuse.linear import COPIED_BYTES
+from burnish.passes.fuse.linear.shared import COPIED_BYTES
 from burnish.passes.fuse.rescale import FLOATS
 from burnish.passes.rule import Builder, NoMatch, Operand
 

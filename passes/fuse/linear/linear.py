@@ -18,20 +18,13 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
-from burnish.passes.constant import is_constant, tensor_of
+from burnish.passes.constant import tensor_of
 from burnish.passes.fuse.channels import IDENTITY, Affine, Channels
+from burnish.passes.fuse.linear.padding import reaches_all_alike
+from burnish.passes.fuse.linear.shared import may_scale
+from burnish.passes.fuse.linear.weights import input_axis, input_factor, output_axis, output_factor
 from burnish.passes.fuse.rescale import FLOATS, blocks, rescaled, rounded
 from burnish.passes.rule import Builder, NoMatch, Operand
-
-LINEAR = ("Conv", "ConvTranspose", "Gemm", "MatMul")
-"""The operators `linear_of` reads."""
-
-COPIED_BYTES = 4096
-"""Weights that other nodes use too are copied up to this size: less than a file grows by for the
-names and shapes of the nodes that go."""
-
-# Most bytes of all copies, where every user of the weights has something of its own to fold.
-_COPIES_BYTES = 64 << 20
 
 
 @dataclass(frozen=True)
@@ -103,7 +96,7 @@ class Linear:
         if before.shifts:
             if self.node.op_type == "MatMul" and self.bias is None:
                 return NoMatch("a MatMul has no bias to take the shift")
-            if not _reaches_all_alike(self.node):
+            if not reaches_all_alike(self.node):
                 return NoMatch("the shift does not reach the padding")
             response = self._response(before.shift)
             if isinstance(response, NoMatch):
@@ -120,8 +113,9 @@ class Linear:
             return NoMatch("the weights are not constant")
         if self.node.op_type == "MatMul" and array.ndim > 2:
             return NoMatch("the weights differ along a batch")
-        factor = self._input_factor(np.broadcast_to(constant, self.inputs.size))
-        axis = self._output_axis % array.ndim
+        vector = np.broadcast_to(constant, self.inputs.size)
+        factor = input_factor(self.node, array.shape, self.groups, vector)
+        axis = output_axis(self.node) % array.ndim
         kernel = tuple(range(2, array.ndim))
         total = np.zeros(self.outputs.size)
         # For each row of the weights, sums over what is not an output channel.
@@ -142,60 +136,12 @@ class Linear:
         array = self.weights.array
         if array is None:
             return NoMatch("the weights are not constant")
-        if (
-            array.nbytes > COPIED_BYTES
-            and _is_shared(self.weights.value)
-            and not _each_may_copy(self.weights.value, array.nbytes)
-        ):
+        if not may_scale(self.weights.value, array.nbytes):
             return NoMatch("the weights are used by other nodes too")
-        factor = self._input_factor(before) * self._output_factor(after)
+        where = (self.node, array.shape, self.groups)
+        factor = input_factor(*where, before) * output_factor(*where, after)
         mapped = isinstance(tensor_of(self.weights.value), ir.ExternalTensor)
-        return rescaled(array, factor, (self._input_axis, self._output_axis), lazy=mapped)
-
-    @property
-    def _output_axis(self) -> int:
-        match self.node.op_type:
-            case "Conv":
-                return 0
-            case "ConvTranspose":
-                return 1
-            case "Gemm" if self.node.attributes.get_int("transB", 0):
-                return 0
-        return -1
-
-    @property
-    def _input_axis(self) -> int:
-        match self.node.op_type:
-            case "Conv":
-                return 1
-            case "ConvTranspose":
-                return 0
-            case "Gemm" if self.node.attributes.get_int("transB", 0):
-                return 1
-        return -2
-
-    def _input_factor(self, vector: np.ndarray) -> np.ndarray:
-        """Shape a factor of each input channel so that it broadcasts to the weights."""
-        grouped = self.groups if self.node.op_type == "Conv" else 1
-        return self._factor(vector, self._input_axis, grouped)
-
-    def _output_factor(self, vector: np.ndarray) -> np.ndarray:
-        """Shape a factor of each output channel so that it broadcasts to the weights."""
-        grouped = self.groups if self.node.op_type == "ConvTranspose" else 1
-        return self._factor(vector, self._output_axis, grouped)
-
-    def _factor(self, vector: np.ndarray, axis: int, groups: int) -> np.ndarray:
-        dims = self.weights.static_dims
-        assert dims is not None
-        shape = [1] * len(dims)
-        if vector.size == 1:
-            return vector.reshape(shape)
-        shape[axis] = -1
-        if groups == 1:
-            return vector.reshape(shape)
-        # The weights list the channels of one group along `axis`; which group, axis 0 tells.
-        shape[0] = dims[0]
-        return np.repeat(vector.reshape(groups, -1), dims[0] // groups, axis=0).reshape(shape)
+        return rescaled(array, factor, (input_axis(self.node), output_axis(self.node)), lazy=mapped)
 
 
 def linear_of(op: Builder, node: ir.Node, added: Operand | None = None) -> Linear | NoMatch:
@@ -231,72 +177,3 @@ def linear_of(op: Builder, node: ir.Node, added: Operand | None = None) -> Linea
     alone, grouped = Channels(dims[0], rank - 1, rank), Channels(dims[1] * groups, rank - 1, rank)
     into, out = (grouped, alone) if node.op_type == "Conv" else (alone, grouped)
     return Linear(node, w, bias, groups, into, out)
-
-
-def _is_shared(weights: ir.Value) -> bool:
-    """Whether weights, behind Transpose and the like too, have another user."""
-    value: ir.Value | None = weights
-    while value is not None:
-        if len(value.uses()) > 1 or value.is_graph_output():
-            return True
-        producer = value.producer()
-        value = producer.inputs[0] if producer is not None and producer.inputs else None
-    return False
-
-
-def _each_may_copy(weights: ir.Value, size: int) -> bool:
-    """Whether every user folds something into the weights, so that the shared ones go.
-
-    Layers that share weights may still be followed by norms of their own; the runtime, too, gives
-    each its own weights when it loads the model. What comes out equal is shared again by `dedup`.
-    """
-    uses = weights.uses()
-    if weights.is_graph_output() or len(uses) * size > _COPIES_BYTES:
-        return False
-    return all(index == 1 and _has_scale_beside(user) for user, index in uses)
-
-
-def _has_scale_beside(node: ir.Node) -> bool:
-    if node.op_type not in LINEAR or node.domain != "":
-        return False
-    (result,), value = node.outputs, node.inputs[0]
-    beside = []
-    if value is not None and _has_one_user(value):
-        beside.append(value.producer())
-    if _has_one_user(result):
-        beside += result.consumers()
-    return any(each is not None and _is_scale(each) for each in beside)
-
-
-def _has_one_user(value: ir.Value) -> bool:
-    return len(value.uses()) == 1 and not value.is_graph_output()
-
-
-def _is_scale(node: ir.Node) -> bool:
-    """Whether a node multiplies by constants."""
-    if node.domain != "":
-        return False
-    if node.op_type == "BatchNormalization":
-        return True
-    return node.op_type in ("Div", "Mul") and any(map(is_constant, node.inputs))
-
-
-def _reaches_all_alike(node: ir.Node) -> bool:
-    """Whether every output position sees as many input positions: there is no padding."""
-    if node.op_type in ("Gemm", "MatMul"):
-        return True
-    assert node.inputs[1] is not None
-    kernel = Operand(node.inputs[1]).static_dims
-    pointwise = kernel is not None and all(size == 1 for size in kernel[2:])
-
-    def all_are(name: str, number: int) -> bool:
-        return all(item == number for item in node.attributes.get_ints(name, ()))
-
-    mode = node.attributes.get_string("auto_pad", "NOTSET")
-    if node.op_type == "ConvTranspose":
-        plain = mode in ("NOTSET", "VALID") and "output_shape" not in node.attributes
-        unpadded = all_are("pads", 0) and all_are("output_padding", 0)
-        return plain and unpadded and pointwise and all_are("strides", 1)
-    if mode == "NOTSET":
-        return all_are("pads", 0)
-    return mode == "VALID" or pointwise
