@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Attention, however it is spelled, becomes the operator that the target runs fastest.
 
-softmax(scale * q k^T + mask) v is read with `scores` and `mask`, its heads with `heads`; what is
-written in its place, if anything, is for the target to say (`attention_forms`).
+softmax(scale * q k^T + mask) v is read with `read_scores`, its heads with `heads`; `mask` makes one
+of its masks; what is written in its place, if anything, is for the target to say (`operators`).
 """
 
 from __future__ import annotations
@@ -27,7 +27,8 @@ from burnish.passes.fuse.attention.mask import mask_of
 from burnish.passes.fuse.attention.merged import softmax_before_merge
 from burnish.passes.fuse.attention.operators import Attended, form_for
 from burnish.passes.fuse.attention.opset import has_attention, quantized_products
-from burnish.passes.fuse.attention.scores import FUSE_BEFORE, QUANTIZED, Scores, read_scores
+from burnish.passes.fuse.attention.read_scores import read_scores
+from burnish.passes.fuse.attention.scores import FUSE_BEFORE, QUANTIZED, Scores
 from burnish.passes.fuse.attention.tables import choice_by_table
 from burnish.passes.fuse.attention.values import values_side_by_side
 from burnish.passes.fuse.attention.zeroed import zeroed_too
