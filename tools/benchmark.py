@@ -284,8 +284,8 @@ _SECTIONS: dict[str, tuple[str, Callable[[Path], list[list[str]]]]] = {
     "fusion": (
         "Nodes, seconds of the whole process, and float32 speed against the raw model\n\n"
         "`optimize` compares the numbers of both models by default, and does so here; onnxslim and "
-        "onnxsim do not. What is measured to decide on rewrites is kept: the first build of a model "
-        "on a machine takes longer, by a second at most.",
+        "onnxsim do not. What is measured to decide on rewrites is kept: the first build of a "
+        "model on a machine takes longer, by a second at most.",
         fusion,
     ),
     "scaling": ("Cost a node", scaling),
