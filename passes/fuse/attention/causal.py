@@ -11,7 +11,7 @@ from typing import Any
 
 import onnx_ir as ir
 
-from burnish.passes.fuse.attention.mask import lowest
+from burnish.passes.fuse.attention.minus_infinity import lowest
 from burnish.passes.fuse.attention.positions import condition_of, unmasked
 from burnish.passes.fuse.forms import Condition, is_causal
 from burnish.passes.pattern import optional

@@ -13,8 +13,8 @@ import onnx_ir as ir
 from burnish.passes.cleanup.arguments import ints_of
 from burnish.passes.constant import scalar_of
 from burnish.passes.edit import use_count
-from burnish.passes.fuse.attention.mask import lowest
 from burnish.passes.fuse.attention.mask_kinds import Added, Floored, Replaced
+from burnish.passes.fuse.attention.minus_infinity import lowest
 from burnish.passes.fuse.attention.scores import NO_PRODUCT, Read, Scores
 from burnish.passes.rule import NoMatch
 

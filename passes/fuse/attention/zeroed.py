@@ -13,8 +13,8 @@ import numpy as np
 import onnx_ir as ir
 
 from burnish.passes.constant import as_array, scalar_of
-from burnish.passes.fuse.attention.mask import lowest
 from burnish.passes.fuse.attention.mask_kinds import Added, Mask, Replaced
+from burnish.passes.fuse.attention.minus_infinity import lowest
 from burnish.passes.rule import NoMatch
 
 

@@ -15,7 +15,6 @@ from burnish.backends.target import Target
 from burnish.passes.fuse.attention.attention import attention
 from burnish.testing import assert_refuses, assert_rewrites, parse, run_pass
 from tests.passes.fuse.attention.conftest import (
-    GUARD,
     HALF,
     HEADER,
     LOWEST,
@@ -58,20 +57,6 @@ def test_attention_for_an_older_operator_set() -> None:
     assert operators.count("MultiHeadAttention") == 1
     assert "Softmax" not in operators
     assert older.opset_imports[""] == 21
-
-
-@pytest.mark.parametrize("mask", ["2,3", "4,2,3", "1,2,3"])
-@pytest.mark.parametrize("target", [WANTS, WANTS_MHA], ids=["standard", "microsoft"])
-def test_masks_of_fewer_axes(freeze: Freeze, mask: str, target: Target) -> None:
-    signature = SIGNATURE.replace("[N,4,2,3] xb", f"[{mask}] xb")
-    model = freeze(f"{signature} {{ {PRODUCT} z = Add(a, xb) {PLAIN} }}", opset=23, **NUMBERS)
-    assert "Softmax" not in fused(model, target)
-
-
-@pytest.mark.parametrize("target", [WANTS, WANTS_MHA], ids=["standard", "microsoft"])
-def test_a_guarded_mask_of_minus_infinity(freeze: Freeze, target: Target) -> None:
-    body = f"{{ {PRODUCT} b = Where(xm, zero, minusinf) z = Add(a, b) {GUARD} }}"
-    assert "Softmax" not in fused(freeze(SIGNATURE + body, opset=23, **NUMBERS), target)
 
 
 @pytest.mark.parametrize(
@@ -162,20 +147,6 @@ def test_bfloat16_is_left_where_no_kernel_is() -> None:
     )
     reason = "target cpu does not run Attention of bfloat16 at opset 23"
     assert_refuses(attention, model, reason, target=WANTS)
-
-
-@pytest.mark.parametrize("low", [-65504.0, -np.inf])
-def test_masks_of_float16(freeze: Freeze, low: float) -> None:
-    """No row is masked whole; in float16, what such a row gives is a matter of rounding."""
-    signature = HALF.replace("float low", "float16 low").replace("float zero", "float16 zero")
-    signature = signature.replace("float c", "float16 c").replace("bool[N,1,2,3] xm", "bool[3] m")
-    body = (
-        "t = Transpose<perm=[0,1,3,2]>(xk) s = MatMul(xq, t) a = Mul(s, c)"
-        f" b = Where(m, zero, low) z = Add(a, b) {GUARD if low == -np.inf else PLAIN}"
-    )
-    numbers = NUMBERS | {"low": low}
-    model = freeze(f"{signature} {{ {body} }}", opset=23, m=np.array([1, 0, 1]), **numbers)
-    assert "Attention" in fused(model)
 
 
 REPEATED = {
