@@ -55,7 +55,7 @@ class Fuse(Group):
         from burnish.passes.fuse.product.einsum import FuseEinsum
         from burnish.passes.fuse.product.gemm import FuseGemm
         from burnish.passes.fuse.product.merge import MergeProducts
-        from burnish.passes.fuse.product.pointwise import Pointwise
+        from burnish.passes.fuse.product.pointwise.pointwise import Pointwise
         from burnish.passes.fuse.quantized import FuseQuantized
         from burnish.passes.fuse.sizes import KnownSizes
         from burnish.passes.layout import Layout

@@ -17,7 +17,8 @@ import pytest
 
 from burnish.backends.preferences import Preference
 from burnish.backends.target import Target
-from burnish.passes.fuse.product.pointwise import ALONE, Pointwise
+from burnish.passes.fuse.product.pointwise.pointwise import Pointwise
+from burnish.passes.fuse.product.pointwise.products_to_convs import ALONE
 from burnish.passes.fuse.product.rows import ConvsToProducts
 from burnish.passes.pipeline import Pipeline
 from burnish.testing import assert_refuses, assert_same_outputs, rewritten, run_pass
