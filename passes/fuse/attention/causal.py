@@ -13,7 +13,7 @@ import onnx_ir as ir
 
 from burnish.passes.fuse.attention.minus_infinity import lowest
 from burnish.passes.fuse.attention.positions import condition_of, unmasked
-from burnish.passes.fuse.forms import Condition, is_causal
+from burnish.passes.fuse.forms.form import Condition, is_causal
 from burnish.passes.pattern import optional
 from burnish.passes.rule import Builder, NoMatch, Operand, Replacement, rule
 

@@ -15,7 +15,7 @@ from burnish.passes.fuse.attention.mask_kinds import Added, Floored, Mask
 from burnish.passes.fuse.attention.mask_sizes import is_sized, score_sizes, sized
 from burnish.passes.fuse.attention.minus_infinity import lowest
 from burnish.passes.fuse.attention.positions import condition_of, negated, unmasked
-from burnish.passes.fuse.forms import Form, sees_some
+from burnish.passes.fuse.forms.form import Form, sees_some
 from burnish.passes.rule import Builder, NoMatch, Operand
 from burnish.passes.shapes import infer_node
 

@@ -15,18 +15,11 @@ import numpy as np
 import onnx_ir as ir
 
 from burnish.passes.constant import scalar_of
-from burnish.passes.fuse.forms import KEY, NEVER, QUERY, Condition, Form
-from burnish.passes.fuse.numbers import (
-    DEPTH,
-    MOVING,
-    fill_of,
-    form_of,
-    in_place,
-    moved,
-    moves_of,
-    small_array,
-    sum_of,
-)
+from burnish.passes.fuse.forms.broadcast import in_place
+from burnish.passes.fuse.forms.constants import fill_of, small_array
+from burnish.passes.fuse.forms.form import KEY, NEVER, QUERY, Condition, Form
+from burnish.passes.fuse.forms.moves import MOVING, moved, moves_of
+from burnish.passes.fuse.forms.numbers import DEPTH, form_of, reader, sum_of
 
 # --- masks that are added ----------------------------------------------------------------------
 
@@ -68,7 +61,7 @@ def unmasked(value: ir.Value | None, least: float, depth: int = DEPTH) -> Condit
         case "Identity":
             return unmasked(first, least, depth - 1)
     inner = unmasked(first, least, depth - 1) if node.op_type in MOVING else None
-    return None if inner is None else moved(inner, moves_of(node, depth))
+    return None if inner is None else moved(inner, moves_of(node, reader(depth)))
 
 
 def _number(value: ir.Value | None) -> float | None:
@@ -125,7 +118,7 @@ def condition_of(value: ir.Value | None, depth: int = DEPTH) -> Condition | None
         case "Cast" | "Identity":
             return condition_of(first, depth - 1)
     inner = condition_of(first, depth - 1) if node.op_type in MOVING else None
-    return None if inner is None else moved(inner, moves_of(node, depth))
+    return None if inner is None else moved(inner, moves_of(node, reader(depth)))
 
 
 def _at_most(

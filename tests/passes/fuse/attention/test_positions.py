@@ -12,8 +12,16 @@ import pytest
 
 from burnish.backends import onnxruntime
 from burnish.passes.fuse.attention.positions import condition_of, unmasked
-from burnish.passes.fuse.forms import KEY, QUERY, Condition, Form, is_causal, sees_some, size_form
-from burnish.passes.fuse.numbers import form_of
+from burnish.passes.fuse.forms.form import (
+    KEY,
+    QUERY,
+    Condition,
+    Form,
+    is_causal,
+    sees_some,
+    size_form,
+)
+from burnish.passes.fuse.forms.numbers import form_of
 from burnish.passes.shapes import infer_shapes
 from burnish.testing import parse
 
