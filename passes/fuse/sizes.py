@@ -20,8 +20,8 @@ from burnish.passes.cleanup import Cleanup
 from burnish.passes.constant import as_array
 from burnish.passes.context import PassContext
 from burnish.passes.fuse.attention.opset import has_attention
-from burnish.passes.fuse.forms import size_form
-from burnish.passes.fuse.numbers import form_of
+from burnish.passes.fuse.forms.form import size_form
+from burnish.passes.fuse.forms.numbers import form_of
 from burnish.passes.pattern import const
 from burnish.passes.rewrite import apply_rules
 from burnish.passes.rule import Builder, NoMatch, Operand, Replacement, Rule, RulePass, rule

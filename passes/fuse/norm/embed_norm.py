@@ -15,8 +15,8 @@ import onnx_ir as ir
 
 from burnish.backends.target import MICROSOFT
 from burnish.passes.cleanup.dims import same_dim
-from burnish.passes.fuse.forms import KEY
-from burnish.passes.fuse.numbers import form_of
+from burnish.passes.fuse.forms.form import KEY
+from burnish.passes.fuse.forms.numbers import form_of
 from burnish.passes.pattern import const
 from burnish.passes.rule import Builder, NoMatch, Operand, Replacement, rule
 

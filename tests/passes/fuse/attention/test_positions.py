@@ -19,9 +19,7 @@ from burnish.passes.fuse.forms.form import (
     Form,
     is_causal,
     sees_some,
-    size_form,
 )
-from burnish.passes.fuse.forms.numbers import form_of
 from burnish.passes.shapes import infer_shapes
 from burnish.testing import parse
 
@@ -183,10 +181,3 @@ def test_a_broadcast_axis_has_no_index() -> None:
     """Were `new` 1, a row of positions would be the same row for all."""
     body = "i0 = Range(zero, S, one) o = Expand(zero, st) y = LessOrEqual(o, i0)"
     assert condition_of(model(body, "bool[T]").graph.outputs[0]) is None
-
-
-def test_sizes() -> None:
-    assert size_form(3) == Form(constant=3)
-    assert size_form(ir.SymbolicDim("past + 2*new + 1")) == Form.of({"past": 1, "new": 2}, 1)
-    assert size_form(ir.SymbolicDim("floor(past/2)")) is None
-    assert form_of(None) is None
