@@ -1,12 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Transposed keys as torch's dynamo exporter spells them."""
+"""Transposed keys as torch's dynamo exporter spells them, and heads that queries share.
+
+Numbers are compared with the runtime's own optimizations off, within `numeric.TOLERANCES`: relative
+1e-4 for float32.
+"""
 
 from __future__ import annotations
 
+import numpy as np
+import onnx_ir as ir
 import pytest
 
 from burnish.passes.fuse.attention.heads import swap_last_axes
 from burnish.testing import assert_refuses, assert_rewrites, parse
+from tests.passes.fuse.attention.conftest import Freeze, fused
 
 # The shape of the keys in three axes, and of the result in four.
 SHAPES = (
@@ -18,12 +25,12 @@ CONSTANTS = (
     " int64[1] d = {8}>"
 )
 BODY = "r = Reshape(x, a) t = Transpose<perm=[0,2,1]>(r) y = Reshape(t, b)"
-SIGNATURE = "g (float[N,4,T,8] x) => (float[N,4,8,T] y)"
+KEYS = "g (float[N,4,T,8] x) => (float[N,4,8,T] y)"
 
 
 def test_swap_last_axes() -> None:
-    before = parse(f"{SIGNATURE} {CONSTANTS} {{ {SHAPES} {BODY} }}")
-    after = parse(SIGNATURE + "{ y = Transpose<perm=[0,1,3,2]>(x) }")
+    before = parse(f"{KEYS} {CONSTANTS} {{ {SHAPES} {BODY} }}")
+    after = parse(KEYS + "{ y = Transpose<perm=[0,1,3,2]>(x) }")
     assert_rewrites(swap_last_axes, before, after)
 
 
@@ -51,3 +58,59 @@ def test_other_reshapes_are_refused(a: str, b: str, reason: str) -> None:
         f"{{ {BODY} }}"
     )
     assert_refuses(swap_last_axes, model, reason)
+
+
+REPEATED = {
+    "expand": "u{0} = Unsqueeze(x{0}, two) e{0} = Expand(u{0}, many) r{0} = Reshape(e{0}, joined)",
+    "tile": "u{0} = Unsqueeze(x{0}, two) e{0} = Tile(u{0}, times) r{0} = Reshape(e{0}, joined)",
+    "gather": "r{0} = Gather<axis=1>(x{0}, runs)",
+    "tile one": "r{0} = Tile(x{0}, once)",
+    "expand one": "r{0} = Expand(x{0}, joined)",
+    "concat one": "r{0} = Concat<axis=1>(x{0}, x{0}, x{0}, x{0})",
+}
+NOT_REPEATED = {
+    "in turns": "r{0} = Tile(x{0}, once)",
+    "in turns by concat": "r{0} = Concat<axis=1>(x{0}, x{0})",
+    "in turns by gather": "r{0} = Gather<axis=1>(x{0}, turns)",
+}
+
+
+def repeated(freeze: Freeze, heads: int, spelling: str) -> ir.Model:
+    """Attention of 4 heads of queries, whose keys and values are repeated."""
+    times = 4 // heads
+    return freeze(
+        f"g (float[2,4,2,8] xq, float[2,{heads},3,8] xk, float[2,{heads},3,8] xv, int64[1] two,"
+        " int64[5] many, int64[5] times, int64[4] joined, int64[4] once, int64[4] runs,"
+        f" int64[4] turns) => (float[2,4,2,8] y) {{ {spelling.format('k')} {spelling.format('v')}"
+        " t = Transpose<perm=[0,1,3,2]>(rk) s = MatMul(xq, t) p = Softmax(s) y = MatMul(p, rv) }",
+        opset=23,
+        two=2,
+        many=np.array([2, heads, times, 3, 8]),
+        times=np.array([1, 1, times, 1, 1]),
+        joined=np.array([2, 4, 3, 8]),
+        once=np.array([1, times, 1, 1]),
+        runs=np.repeat(np.arange(heads), times),
+        turns=np.tile(np.arange(heads), times),
+    )
+
+
+@pytest.mark.parametrize(
+    ("heads", "spelling"),
+    [
+        *((heads, name) for name in ("expand", "tile", "gather") for heads in (1, 2)),
+        *((1, name) for name in ("tile one", "expand one", "concat one")),
+    ],
+)
+def test_heads_of_keys_that_several_queries_share(
+    freeze: Freeze, heads: int, spelling: str
+) -> None:
+    model = repeated(freeze, heads, REPEATED[spelling])
+    assert fused(model) == ["Attention"]
+
+
+@pytest.mark.parametrize("spelling", NOT_REPEATED)
+def test_heads_of_keys_in_turns_stay_repeated(freeze: Freeze, spelling: str) -> None:
+    """Queries 0 and 2 share a head here, not 0 and 1."""
+    operators = fused(repeated(freeze, 2, NOT_REPEATED[spelling]))
+    assert "Attention" in operators
+    assert len(operators) == 3

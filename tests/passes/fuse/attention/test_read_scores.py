@@ -10,7 +10,7 @@ from __future__ import annotations
 import pytest
 
 from burnish.frontends import load
-from burnish.passes.fuse.attention.attention import attention
+from burnish.passes.fuse.attention.scaled_dot_product import attention
 from burnish.passes.fuse.attention.scores import QUANTIZED
 from burnish.testing import assert_refuses, parse, refusals, run_pass
 from tests.passes.fuse.attention.conftest import (

@@ -13,7 +13,7 @@ import pytest
 
 from burnish.backends.preferences import Preference
 from burnish.backends.target import Target
-from burnish.passes.fuse.attention.attention import attention
+from burnish.passes.fuse.attention.scaled_dot_product import attention
 from burnish.testing import assert_refuses, assert_same_outputs, run_pass
 from tests.passes.fuse.attention.conftest import (
     CPU,

@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from burnish.passes.fuse.attention.attention import attention
+from burnish.passes.fuse.attention.scaled_dot_product import attention
 from burnish.testing import assert_refuses
 from tests.passes.fuse.attention.conftest import WANTS, Freeze, fused
 

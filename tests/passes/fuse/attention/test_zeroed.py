@@ -14,7 +14,8 @@ import pytest
 
 from burnish.backends.preferences import Preference
 from burnish.backends.target import Target
-from burnish.passes.fuse.attention.attention import FuseAttention, attention
+from burnish.passes.fuse.attention.attention import FuseAttention
+from burnish.passes.fuse.attention.scaled_dot_product import attention
 from burnish.testing import assert_refuses, assert_same_outputs, parse, run_pass
 
 WANTS = dataclasses.replace(Target.parse("cpu"), preferences=())
