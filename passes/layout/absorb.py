@@ -13,7 +13,7 @@ from burnish.passes.cleanup.dims import target_of
 from burnish.passes.constant import tensor_of
 from burnish.passes.edit import use_count
 from burnish.passes.fuse.rescale import FLOATS
-from burnish.passes.layout.moves import moves_data
+from burnish.passes.layout.moves.permutation import moves_data
 from burnish.passes.pattern import const, optional
 from burnish.passes.rule import Builder, NoMatch, Operand, Replacement, rule
 

@@ -15,7 +15,7 @@ import onnx_ir as ir
 
 from burnish.passes.layout.absorb import takes_any_order
 from burnish.passes.layout.cut import Cut
-from burnish.passes.layout.moves import moves_data
+from burnish.passes.layout.moves.permutation import moves_data
 from burnish.passes.layout.regions import Region, Tensor
 from burnish.passes.rule import Builder, NoMatch
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 import onnx_ir as ir
 
 from burnish.passes.edit import remove_unused, replace_value, take_names
-from burnish.passes.layout.moves import Perm, inverse
+from burnish.passes.layout.moves.permutation import Perm, inverse
 from burnish.passes.layout.place import Sides
 from burnish.passes.layout.regions import Region, Tensor
 from burnish.passes.rule import Builder

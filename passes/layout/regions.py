@@ -16,7 +16,9 @@ from dataclasses import dataclass, field
 import onnx_ir as ir
 
 from burnish.passes.fuse.product.chain import makes_map_of_rows
-from burnish.passes.layout.moves import Move, Perm, inverse, is_identity, move_of
+from burnish.passes.layout.moves.move import Move
+from burnish.passes.layout.moves.permutation import Perm, inverse, is_identity
+from burnish.passes.layout.moves.table import move_of
 from burnish.passes.rule import Builder, NoMatch
 
 

@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How operators run on tensors that are stored with their axes in another order."""
