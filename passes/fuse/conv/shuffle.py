@@ -120,7 +120,8 @@ def gather_into_conv(op: Any, x: Any, order: Any = const(), w: Any = const()) ->
 @gather_into_conv.rewrite
 def _(op: Builder, x: Operand, order: Operand, w: Operand, conv: ir.Node) -> Replacement:
     permutation = _array(order)
-    if x.dims is None or not np.array_equal(np.sort(permutation), np.arange(permutation.size)):
+    every = np.arange(permutation.size)
+    if x.dims is None or permutation.ndim != 1 or not np.array_equal(np.sort(permutation), every):
         return NoMatch("the channels are not only put into another order")
     if x.dims[1] != permutation.size:
         return NoMatch("some of the channels are left out")

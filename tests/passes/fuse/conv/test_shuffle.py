@@ -182,3 +182,12 @@ def test_other_convolutions_are_refused(
         o=np.array(order),
     )
     assert_refuses(gather_into_conv, model, reason)
+
+
+def test_one_that_takes_its_axis_is_no_order() -> None:
+    model = parse(
+        "g (float[2,3,4,5] x, float[6,4,1] w) => (float[2,6,5] y)"
+        "<int64 o = {1}> { g = Gather<axis=1>(x, o) y = Conv(g, w) }",
+        w=np.ones((6, 4, 1), np.float32),
+    )
+    assert_refuses(gather_into_conv, model, "the channels are not only put into another order")
