@@ -12,7 +12,9 @@ runtime would refuse never grows. One pattern's output is the next one's input.
 
 from __future__ import annotations
 
+import math
 import random
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from copy import copy
 from dataclasses import dataclass, field
@@ -28,6 +30,9 @@ from burnish.passes.rule import Rule
 
 _SHAPES = ((2, 3, 4), (2, 4), (1, 4, 6, 6), (2, 4, 5, 5), (2, 2, 3, 4), (1, 4, 1, 1))
 _LARGEST = 1e4  # beyond it sums cancel, and equal models differ by rounding
+_SMALLEST = 1e-2  # of what is largest: what cancels to less is rounding that these would enlarge
+_SHARES = {"perm": 0.8}  # of the nodes that carry an optional attribute, where it is not less
+_STEEP = {"Reciprocal": (0,), "Sqrt": (0,), "Log": (0,), "Div": (1,)}
 
 # What stands in for an operator in a near miss: the same arity, another function.
 _NEIGHBOURS = (
@@ -36,6 +41,13 @@ _NEIGHBOURS = (
     ("ReduceMean", "ReduceSum", "ReduceMax"),
     ("AveragePool", "MaxPool"),
 )
+
+
+# Inputs that want indices or truth values; what only moves elements wants what its reader wants.
+_KINDS = {("Gather", 1): "index", ("Where", 0): "truth", ("Not", 0): "truth"} | {
+    (op_type, index): "truth" for op_type in ("And", "Or", "Xor") for index in (0, 1)
+}
+_MOVES = ("Reshape", "Transpose", "Expand", "Squeeze", "Unsqueeze", "Slice", "Concat")
 
 
 class _Dead(Exception):
@@ -79,6 +91,9 @@ class _Sketch:
         """Append a node and run it."""
         names = [f"t{len(self.nodes)}_{index}" for index in range(count)]
         node = onnx.helper.make_node(op_type, inputs, names, domain=domain, **given)
+        steep = [inputs[i] for i in _STEEP.get(op_type, ()) if i < len(inputs)]
+        if any(map(self.rounded, steep)):
+            raise _Dead
         results = _run(node, {name: self.arrays[name] for name in inputs if name}, self.opset)
         for name, array in zip(names, results, strict=True):
             large = array.dtype.kind == "f" and not np.all(np.abs(array) < _LARGEST)
@@ -87,6 +102,14 @@ class _Sketch:
             self.arrays[name] = array
         self.nodes.append(node)
         return names
+
+    def rounded(self, name: str) -> bool:
+        """Whether a computed value may be a small difference of large ones."""
+        if name in self.inputs or name in self.constants:
+            return False
+        array, rest = self.arrays[name], [*self.arrays.values()]
+        largest = max(np.abs(a).max(initial=1, where=np.isfinite(a)) for a in rest)
+        return bool(np.abs(array).min(initial=largest) < _SMALLEST * largest)
 
     def model(self) -> ir.Model:
         """Return the graph so far; values nothing uses are its outputs."""
@@ -164,6 +187,7 @@ class _Walk:
         self.bound: dict[ValuePattern, str] = {}
         self.made: dict[NodePattern, list[str]] = {}
         self.miss = miss  # which draw is to go astray; counts down
+        self.kind = ""  # what is wanted here: an "index", "truth", or numbers
 
     def astray(self) -> bool:
         """Whether this is the place of the near miss."""
@@ -183,7 +207,8 @@ class _Walk:
             self.bound[pattern] = name
             return name
         if isinstance(pattern, Literal):
-            kind = sketch.arrays[beside[0]].dtype if beside else np.dtype(np.float32)
+            kinds = [sketch.arrays[name].dtype for name in beside]
+            kind = next((item for item in kinds if item.kind != "b"), np.dtype(np.float32))
             number = pattern.value * (1.25 if self.astray() else 1)
             name = sketch.add(sketch.constants, np.asarray(number, kind))
         else:
@@ -197,16 +222,18 @@ class _Walk:
             return ""
         known = sketch.arrays[beside[0]] if beside else None
         constant = _argument(op_type, index, sketch, known)
-        plain = not variable.constant and beside and sketch.chance(0.3)
+        plain = not variable.constant and (beside or self.kind) and sketch.chance(0.3)
         if variable.constant or constant is not None or plain:
             candidates = [constant] if constant is not None else list(_beside(sketch, known))
+            if constant is None and self.kind:
+                candidates = [_special(self.kind, sketch, known) for _ in range(8)]
             if variable.predicate is not None:
                 candidates = [array for array in candidates if variable.predicate(array)]
             if not candidates:
                 raise _Dead
             return sketch.add(sketch.constants, sketch.rng.choice(candidates))
-        if op_type == "Not":
-            return sketch.add(sketch.inputs, sketch.data((2, 3)) > 1)
+        if self.kind:
+            return sketch.add(sketch.inputs, _special(self.kind, sketch, known))
         if sketch.current and sketch.chance(0.8):
             return sketch.current
         shape = sketch.rng.choice(_SHAPES) if known is None else known.shape
@@ -221,7 +248,9 @@ class _Walk:
         beside: list[str] = []
         # Computed ones first: what stands beside them is drawn to suit their shape.
         order = sorted(range(len(inputs)), key=lambda i: isinstance(pattern.inputs[i], _LEAF))
+        wanted = self.kind if op_type in _MOVES else ""
         for index in order:
+            self.kind = _KINDS.get((op_type, index), "" if index else wanted)
             inputs[index] = self.value(pattern.inputs[index], pattern, index, beside)
             beside += [inputs[index]] if inputs[index] else []
         if pattern.inputs and getattr(pattern.inputs[-1], "variadic", False) and sketch.chance(0.5):
@@ -250,7 +279,8 @@ class _Walk:
         sketch, found = self.sketch, dict[str, Any]()
         for name, declared in schema.attributes.items():
             wanted = pattern.attributes.get(name)
-            choices = list(_attribute(schema.name, name, sketch, data))
+            count = len(pattern.inputs)
+            choices = list(_attribute(schema.name, name, sketch, data, count))
             if wanted is not None and not callable(wanted) and not self.astray():
                 found[name] = wanted
             elif callable(wanted):
@@ -258,7 +288,7 @@ class _Walk:
                 if not fitting:
                     raise _Dead
                 found[name] = sketch.rng.choice(fitting)
-            elif choices and (declared.required or sketch.chance(0.4)):
+            elif choices and (declared.required or sketch.chance(_SHARES.get(name, 0.4))):
                 found[name] = sketch.rng.choice(choices)
         return found
 
@@ -293,12 +323,23 @@ def _beside(sketch: _Sketch, known: np.ndarray | None) -> Iterator[np.ndarray]:
         yield np.ones(item, np.float32)
 
 
+def _special(kind: str, sketch: _Sketch, known: np.ndarray | None) -> np.ndarray:
+    """Return indices into any axis of two or more, or truth values beside a known value."""
+    if kind == "index":
+        shape = sketch.rng.choice(((), (1,), (3,), (2, 2)))
+        picks = (sketch.data(shape) > 1) * sketch.rng.choice((1, -1))
+        return np.asarray(picks, np.int64)
+    beside = sketch.arrays.get(sketch.current) if known is None else known
+    shape = () if sketch.chance(0.3) else (2, 3) if beside is None else beside.shape
+    return np.asarray(sketch.data(shape) > 1)
+
+
 def _argument(
     op_type: str, index: int, sketch: _Sketch, known: np.ndarray | None
 ) -> np.ndarray | None:
     """Return a constant where an operator wants one there: weights, sizes, axes; else None."""
     if known is None:
-        return np.array(sketch.chance(0.5)) if (op_type, index) == ("Where", 0) else None
+        return None
     try:
         return _of_shape(op_type, index, sketch, known.shape)
     except IndexError as error:
@@ -328,7 +369,12 @@ def _of_shape(op_type: str, index: int, sketch: _Sketch, dims: Sequence[int]) ->
         case "Pad", 2:
             return np.array(choice((0.0, 0.0, -np.inf)), np.float32)
         case "Reshape", 1:
-            return _ints(*choice([(*dims,), (*dims[:-1], -1), (dims[0], -1), (-1,), dims[::-1]]))
+            size = math.prod(dims)
+            if sketch.chance(0.3):  # as an earlier one was
+                return _ints(*choice([a.shape for a in sketch.arrays.values() if a.size == size]))
+            apart = [(-1, 2, *dims[1:]), (dims[0], -1, 2, *dims[2:]), (*dims[:-1], 2, -1)]
+            flat = [(dims[0], -1), (-1,), (-1, *dims[2:]), dims[::-1]]
+            return _ints(*choice([(*dims,), (*dims[:-1], -1), *apart, *flat]))
         case "Squeeze", 1:
             return _ints(tuple(dims).index(1) if 1 in dims else 0)
         case "Unsqueeze", 1:
@@ -342,9 +388,7 @@ def _of_shape(op_type: str, index: int, sketch: _Sketch, dims: Sequence[int]) ->
         case "Split", 1:
             return _ints(dims[0])
         case "Expand", 1:
-            return _ints(*dims)
-        case "Gather", 1:
-            return _ints(0)
+            return _ints(*choice([(*dims,), (2, *dims), [3 if dim == 1 else dim for dim in dims]]))
         case "ReduceMean" | "ReduceSum" | "ReduceMax", 1:
             return _ints(*choice([(-1,), (len(dims) - 1,), (len(dims) - 2, len(dims) - 1), (1,)]))
     return None
@@ -355,15 +399,16 @@ def _ints(*numbers: int) -> np.ndarray:
 
 
 def _attribute(
-    op_type: str, name: str, sketch: _Sketch, data: np.ndarray
+    op_type: str, name: str, sketch: _Sketch, data: np.ndarray, count: int
 ) -> Iterator[int | float | str | list[int]]:
-    """Yield values an attribute may have."""
+    """Yield values an attribute of an operator with so many inputs may have."""
     rank = data.ndim
     if name == "perm" and rank:
         for _ in range(4):
             yield sketch.rng.sample(range(rank), rank)
         yield list(range(rank))
         yield [*range(rank - 2), rank - 1, rank - 2]
+        yield [0, 2, 1, *range(3, rank)][:rank]
     elif name == "axis":
         yield from (-1, 0, 1)
     elif name == "keepdims":
@@ -376,8 +421,22 @@ def _attribute(
         yield [sketch.rng.choice((0, 1)) for _ in range(2 * (rank - 2))]
     elif name == "to":
         yield from (1, 6, 7, 10, 11)
+    elif name == "equation":
+        for _ in range(8):
+            yield _equation(sketch.rng, rank, count)
     elif name in ("transB", "count_include_pad", "ceil_mode"):
         yield from (0, 1)
+
+
+def _equation(rng: random.Random, rank: int, count: int) -> str:
+    """Return an equation of Einsum with tensors of one shape, each axis alike or kept apart."""
+    letters = [chr(ord("a") + axis) for axis in range(rank)]
+    terms = [letters, *([rng.choice((c, c.upper())) for c in letters] for _ in range(count - 1))]
+    times = Counter(c for term in terms for c in term)
+    # One that a single tensor has is seldom summed.
+    result = [c for c, n in times.items() if rng.random() < (0.5 if n > 1 else 0.95)]
+    rng.shuffle(result)
+    return ",".join(map("".join, terms)) + "->" + "".join(result)
 
 
 # --- whole graphs --------------------------------------------------------------------------------

@@ -46,11 +46,11 @@ BEYOND_CHANCE = {
     *("gather-into-conv", "merge-convs", "shift-between-convs", "conv-of-upsampled"),
     *("pointwise-before-resize", "split-concat", "bias-before-split", "matmul-of-joined"),
     *("matmul-of-rows", "rotary-joins-heads", "rotary-part", "size-times-over"),
-    *("bound-again", "decided-logic", "gather-all"),
+    *("bound-again", "gather-all", "choice-by-table", "values-side-by-side", "rotary-pairs"),
     *("activation-before-depth-to-space", "conv-of-upsampled-parts", "depth-to-space-by-runs"),
     *("depth-to-space-by-rows", "mean-in-blocks", "phases-first", "pixel-shuffle"),
-    *("transposed-pair", "einsum-to-matmul", "einsum-to-transpose"),
-    *("expand-before-where", "softmax-before-merge"),
+    *("transposed-pair", "channel-shuffle"),
+    *("softmax-before-merge", "product-of-batches", "vector-of-size"),
     # Written for targets that prefer them alone.
     *("bias-gelu", "embed-layer-norm", "skip-layer-norm", "skip-rms-norm"),
 }
