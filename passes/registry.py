@@ -36,7 +36,7 @@ BUILT_IN: dict[str, str] = {
     "fuse": "burnish.passes.fuse:Fuse",
     "fuse-affine": "burnish.passes.fuse.affine.affine:FuseAffine",
     "fuse-activation": "burnish.passes.fuse.activation.activation:FuseActivation",
-    "known-sizes": "burnish.passes.fuse.sizes:KnownSizes",
+    "known-sizes": "burnish.passes.fuse.sizes.sizes:KnownSizes",
     "attention-opset": "burnish.passes.fuse.attention.opset:AttentionOpset",
     "fuse-attention": "burnish.passes.fuse.attention.attention:FuseAttention",
     "fuse-einsum": "burnish.passes.fuse.product.einsum:FuseEinsum",

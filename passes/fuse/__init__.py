@@ -5,6 +5,7 @@ attention/    scores, masks, heads, rotations and past, and what an attention is
 norm/         normalizations, by kind              activation/   activations, in every spelling
 conv/         what goes into convolutions, and what keeps the maps between them in one layout
 enlarge/      maps that become larger              product/      matrix products
+sizes/        sizes that are computed, spelled alike
 
 What several of them read: affine and linear (constants folded into linear operators), channels,
 scalar, groups, forms and numbers (sizes and indices as sums), rescale.
@@ -57,7 +58,7 @@ class Fuse(Group):
         from burnish.passes.fuse.product.merge import MergeProducts
         from burnish.passes.fuse.product.pointwise.pointwise import Pointwise
         from burnish.passes.fuse.quantized import FuseQuantized
-        from burnish.passes.fuse.sizes import KnownSizes
+        from burnish.passes.fuse.sizes.sizes import KnownSizes
         from burnish.passes.layout import Layout
         from burnish.passes.upgrade import Upgrade
 

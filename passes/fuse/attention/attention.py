@@ -23,8 +23,8 @@ from burnish.passes.fuse.attention.scaled_dot_product import attention
 from burnish.passes.fuse.attention.scores import FUSE_BEFORE, QUANTIZED
 from burnish.passes.fuse.attention.tables import choice_by_table
 from burnish.passes.fuse.attention.values import values_side_by_side
-from burnish.passes.fuse.sizes import RULES as SIZES
-from burnish.passes.fuse.sizes import inferred_again
+from burnish.passes.fuse.sizes.sizes import RULES as SIZES
+from burnish.passes.fuse.sizes.symbolic_dims import inferred_again
 from burnish.passes.rewrite import apply_rules
 from burnish.passes.rule import Rule, RulePass
 

@@ -14,7 +14,7 @@ from burnish.passes.fuse.attention.rotary_heads import rotary_joins_heads
 from burnish.passes.fuse.attention.rotary_pairs import rotary_pairs
 from burnish.passes.fuse.attention.rotary_part import rotary_part
 from burnish.passes.fuse.attention.rotate_half import rotary
-from burnish.passes.fuse.sizes import size_of_input
+from burnish.passes.fuse.sizes.of_input import size_of_input
 from burnish.passes.rule import Rule, RulePass
 
 
