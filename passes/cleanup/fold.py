@@ -21,7 +21,9 @@ import onnx_ir as ir
 from burnish.passes.base import Pass
 from burnish.passes.cleanup.constants import constant_before, initializer, tensor_of_array
 from burnish.passes.cleanup.fills import stands_for_weights
-from burnish.passes.cleanup.known import SMALL, UNPACKS, Known
+from burnish.passes.cleanup.known.arrays import SMALL
+from burnish.passes.cleanup.known.computable import UNPACKS
+from burnish.passes.cleanup.known.known import Known
 from burnish.passes.constant import tensor_of
 from burnish.passes.context import PassContext
 from burnish.passes.edit import names_of, remove_unused, replace_value

@@ -12,7 +12,8 @@ import onnx_ir as ir
 from burnish.passes.base import Pass
 from burnish.passes.cleanup.arguments import ints_of
 from burnish.passes.cleanup.constants import constant_before
-from burnish.passes.cleanup.known import SMALL, Known
+from burnish.passes.cleanup.known.arrays import SMALL
+from burnish.passes.cleanup.known.known import Known
 from burnish.passes.cleanup.partial import Element
 from burnish.passes.cleanup.static_reshape import (
     expands_to_itself,

@@ -12,8 +12,10 @@ import onnx_ir as ir
 import onnxruntime
 import pytest
 
-from burnish.passes.cleanup import evaluate, known, numpy_table
+from burnish.passes.cleanup import evaluate, numpy_table
 from burnish.passes.cleanup.fold import Fold
+from burnish.passes.cleanup.known import deferred
+from burnish.passes.cleanup.known.known import Known
 from burnish.passes.constant import as_array
 from burnish.testing import (
     assert_refuses,
@@ -452,7 +454,7 @@ def _computed(monkeypatch: pytest.MonkeyPatch) -> list[list[int]]:
         sessions.append([array.nbytes for array in found.values()])
         return found
 
-    monkeypatch.setattr(known, "evaluate_together", recorded)
+    monkeypatch.setattr(deferred, "evaluate_together", recorded)
     return sessions
 
 
@@ -467,7 +469,7 @@ def test_what_is_on_the_way_to_a_weight_is_not_kept(monkeypatch: pytest.MonkeyPa
 
 
 def test_large_weights_are_computed_a_few_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(known, "_BATCH", 10_000)
+    monkeypatch.setattr(deferred, "_BATCH", 10_000)
     sessions = _computed(monkeypatch)
     before = _standardized(5, 1000)
     original = before.clone()
@@ -513,7 +515,7 @@ def test_what_no_one_asked_for_is_computed_when_it_is_needed_after_all() -> None
         "{ a = Erf(w)  b = Sigmoid(a)  y = Mul(x, b) }"
     )
     a, b, _ = (node.outputs[0] for node in model.graph)
-    found = known.Known(model.graph, model.opset_imports, budget=0)
+    found = Known(model.graph, model.opset_imports, budget=0)
     found.run_deferred([b])
     assert list(found.arrays) == [b]
     np.testing.assert_allclose(found.result(a), [0.842701, 0.995322], atol=1e-6)
