@@ -10,7 +10,7 @@ import numpy as np
 import onnx_ir as ir
 
 from burnish.passes.cleanup.arguments import with_axes
-from burnish.passes.cleanup.partial import Dim, Element
+from burnish.passes.cleanup.partial.partial import Dim, Element
 from burnish.passes.rule import Builder
 
 

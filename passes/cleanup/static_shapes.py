@@ -14,7 +14,7 @@ from burnish.passes.cleanup.arguments import ints_of
 from burnish.passes.cleanup.constants import constant_before
 from burnish.passes.cleanup.known.arrays import SMALL
 from burnish.passes.cleanup.known.known import Known
-from burnish.passes.cleanup.partial import Element
+from burnish.passes.cleanup.partial.partial import Element
 from burnish.passes.cleanup.static_reshape import (
     expands_to_itself,
     static_form,

@@ -19,7 +19,7 @@ from typing import Any, ClassVar
 import onnx_ir as ir
 
 from burnish.passes.cleanup.arguments import ints_of, with_axes
-from burnish.passes.cleanup.partial import Dim, Element
+from burnish.passes.cleanup.partial.partial import Dim, Element
 from burnish.passes.constant import scalar_of
 from burnish.passes.fuse.attention.heads import elements_of
 from burnish.passes.fuse.one_size import one_size

@@ -19,7 +19,8 @@ from burnish.passes.cleanup.known.computable import NO_NUMBERS, may_trap, object
 from burnish.passes.cleanup.known.deferred import Deferred
 from burnish.passes.cleanup.known.origin import Origin, origin_of
 from burnish.passes.cleanup.numpy_table import Undecided
-from burnish.passes.cleanup.partial import FOLLOWED, Partial, follow, partial_of
+from burnish.passes.cleanup.partial.follow import FOLLOWED, follow
+from burnish.passes.cleanup.partial.partial import Partial, partial_of
 from burnish.passes.constant import tensor_of
 from burnish.passes.shapes import infer_node
 

@@ -15,7 +15,8 @@ import onnx_ir as ir
 
 from burnish.passes.cleanup.arguments import ints_of
 from burnish.passes.cleanup.dims import Size, same_dim
-from burnish.passes.cleanup.partial import Dim, Element, Partial, follow, partial_of
+from burnish.passes.cleanup.partial.follow import follow
+from burnish.passes.cleanup.partial.partial import Dim, Element, Partial, partial_of
 from burnish.passes.constant import as_array
 from burnish.passes.rule import Builder, NoMatch, Operand, Replacement, rule
 

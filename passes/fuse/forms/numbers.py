@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import onnx_ir as ir
 
-from burnish.passes.cleanup.partial import Dim
+from burnish.passes.cleanup.partial.partial import Dim
 from burnish.passes.constant import scalar_of
 from burnish.passes.fuse.attention.heads import elements_of
 from burnish.passes.fuse.forms.broadcast import kept
