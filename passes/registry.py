@@ -59,6 +59,7 @@ BUILT_IN: dict[str, str] = {
     "merge-products": "burnish.passes.fuse.product.merge:MergeProducts",
     "lower": "burnish.passes.fuse.lower:Lower",
     "pointwise": "burnish.passes.fuse.product.pointwise.pointwise:Pointwise",
+    "expand-prelu": "burnish.passes.fuse.activation.expand_prelu:ExpandPRelu",
     "block-residuals": "burnish.passes.fuse.conv.residual:BlockResiduals",
     "order-branches": "burnish.passes.fuse.conv.order:OrderBranches",
     "products-to-convs": "burnish.passes.fuse.product.pointwise.products_to_convs:ProductsToConvs",

@@ -38,6 +38,7 @@ class Fuse(Group):
         from burnish.passes.cleanup import Cleanup
         from burnish.passes.cleanup.unroll import UnrollLoops
         from burnish.passes.fuse.activation.activation import FuseActivation
+        from burnish.passes.fuse.activation.expand_prelu import ExpandPRelu
         from burnish.passes.fuse.affine.affine import FuseAffine
         from burnish.passes.fuse.apart import KeepApart
         from burnish.passes.fuse.attention.attention import FuseAttention
@@ -87,6 +88,7 @@ class Fuse(Group):
             KeepApart(),
             Cleanup(),
             Pointwise(),
+            ExpandPRelu(),
             BlockResiduals(),
             OrderBranches(),
         )

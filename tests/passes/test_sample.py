@@ -50,7 +50,7 @@ BEYOND_CHANCE = {
     *("activation-before-depth-to-space", "conv-of-upsampled-parts", "depth-to-space-by-runs"),
     *("depth-to-space-by-rows", "mean-in-blocks", "phases-first", "pixel-shuffle"),
     *("transposed-pair", "channel-shuffle"),
-    *("softmax-before-merge", "product-of-batches", "vector-of-size"),
+    *("softmax-before-merge", "prelu-in-blocks", "product-of-batches", "vector-of-size"),
     # Written for targets that prefer them alone.
     *("bias-gelu", "embed-layer-norm", "skip-layer-norm", "skip-rms-norm"),
 }

@@ -13,13 +13,14 @@ from burnish.passes.fuse.activation.hard_sigmoid import (
     hard_sigmoid_gate,
     hard_swish,
 )
+from burnish.passes.fuse.activation.prelu import prelu, prelu_to_leaky_relu
 from burnish.passes.fuse.activation.silu import mish, quick_gelu, silu
 from burnish.passes.rule import Rule, RulePass
 
 
 @dataclass(frozen=True)
 class FuseActivation(RulePass):
-    """Fuse spelled-out Gelu, SiLU, HardSigmoid, HardSwish, Mish and Clip into one operator each."""
+    """Fuse Gelu, SiLU, HardSigmoid, HardSwish, Mish, PRelu and Clip where they are spelled out."""
 
     name: ClassVar[str] = "fuse-activation"
     rules: ClassVar[tuple[Rule, ...]] = (
@@ -32,4 +33,6 @@ class FuseActivation(RulePass):
         silu,
         quick_gelu,
         mish,
+        prelu,
+        prelu_to_leaky_relu,
     )

@@ -90,8 +90,11 @@ def made_in_blocks(value: ir.Value) -> bool:
     return is_blocked_conv(node)
 
 
-def _summed_in_blocks(value: ir.Value) -> bool:
-    """Whether a value is made in the layout, or is the sum of such values, as in a residual net."""
+def summed_in_blocks(value: ir.Value) -> bool:
+    """Whether a value is made in the layout, or is the sum of such values, as in a residual net.
+
+    They may be multiplied by a number for each channel, which is a depthwise convolution there.
+    """
     waiting, seen = [value], {value}
     while waiting:
         node = waiting.pop().producer()
@@ -99,15 +102,27 @@ def _summed_in_blocks(value: ir.Value) -> bool:
             return False
         if is_blocked_conv(node):
             continue
-        if node.op_type not in ACTIVATIONS | POOLS | {"Add", "Sum"}:
+        if node.op_type not in ACTIVATIONS | POOLS | {"Add", "Mul", "Sum"}:
             return False
-        terms = node.inputs if node.op_type in ("Add", "Sum") else node.inputs[:1]
+        terms = node.inputs if node.op_type in ("Add", "Mul", "Sum") else node.inputs[:1]
+        if node.op_type == "Mul":
+            terms = tuple(term for term in terms if not _is_channel_scale(term))
+            if len(terms) > 1:
+                return False
         new = {term for term in terms if term is not None} - seen
         if len(terms) > 1 and any(term.shape != node.outputs[0].shape for term in new):
             return False
         waiting += new
         seen |= new
     return True
+
+
+def _is_channel_scale(value: ir.Value | None) -> bool:
+    """Whether a value is a constant that holds a number for each channel of a map."""
+    if value is None or value.shape is None or len(value.shape) not in (3, 4):
+        return False
+    *above, _, rows, columns = value.shape
+    return is_constant(value) and {*above, rows, columns} == {1}
 
 
 @rule(opset=(9, None))
@@ -169,7 +184,7 @@ def _(op: Builder, x: Operand, mean: ir.Node, ctx: PassContext) -> Replacement:
         return NoMatch("it is not the mean of all pixels of each channel")
     if x.uses > 1:
         return NoMatch("the map leaves the layout for others")
-    if not has_blocked_layout(ctx.target) or not _summed_in_blocks(x.value):
+    if not has_blocked_layout(ctx.target) or not summed_in_blocks(x.value):
         return NoMatch("no convolution in blocks is before it")
     return op.GlobalAveragePool(x)
 
