@@ -27,6 +27,7 @@ def load_library() -> ModuleType:
     A rule that trusts a guessed shape removes an operator that is needed. So:
     - Of two sizes of different names, broadcasting takes the first; but that one may be 1 where
       the other is not. Here the result is a size that is neither, unless one is cut from the other.
+    - Einsum takes for a letter the first of its sizes, which broadcast too.
     - Slice takes axes of unknown size for long enough. Here the result is of unknown size.
     - What `_GUESSED` lists is forgotten again.
     - A fill has the sizes it is asked for, also where they are computed.
@@ -63,6 +64,7 @@ def load_library() -> ModuleType:
     _broadcast._broadcast_dim = sound_broadcast_dim
     corrected: dict[tuple[str, str], Callable[[_Infer, Any, ir.Node], None]] = {
         ("", "ConstantOfShape"): _sized_fill,
+        ("", "Einsum"): _broadcast_einsum,
         ("", "Loop"): lambda _, context, node: loops.leave(context, node),
         ("", "Slice"): _sound_slice,
     }
@@ -145,6 +147,36 @@ def _sized_fill(infer: _Infer, context: Any, node: ir.Node) -> None:
     sizes = None if node.inputs[0] is None else context.get_symbolic_value(node.inputs[0])
     if node.outputs[0].shape is None and sizes is not None:
         context.set_shape(node.outputs[0], ir.Shape(list(sizes)))
+
+
+def _broadcast_einsum(infer: _Infer, context: Any, node: ir.Node) -> None:
+    from onnx_shape_inference._broadcast import broadcast_shapes
+
+    infer(context, node)
+    result, sizes = node.outputs[0], dict[str, ir.Shape | None]()
+    terms, _, after = node.attributes["equation"].as_string().replace(" ", "").partition("->")
+    if not after or result.shape is None:
+        return  # what has no arrow keeps letters of one term only
+    for term, value in zip(terms.split(","), node.inputs, strict=True):
+        assert value is not None
+        assert value.shape is not None
+        for letter, axis in _axes(term):
+            size = ir.Shape([value.shape[axis]])
+            sizes[letter] = broadcast_shapes(sizes.get(letter, size), size)
+    dims = list(result.shape)
+    for letter, axis in _axes(after):
+        found = sizes[letter]
+        dims[axis] = context.new_symbolic_dim() if found is None else found[0]
+    result.shape = ir.Shape(dims)
+
+
+def _axes(term: str) -> list[tuple[str, int]]:
+    """Return the letters of a term of an equation, each with its axis, from behind after `...`."""
+    front, _, back = term.partition("...")
+    return [
+        *zip(front, range(len(front)), strict=True),
+        *zip(back, range(-len(back), 0), strict=True),
+    ]
 
 
 def _sound_slice(infer: _Infer, context: Any, node: ir.Node) -> None:

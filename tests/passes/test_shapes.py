@@ -148,6 +148,42 @@ def test_features_are_extracted_by_all_indices(
     assert a.shape is None or a.shape == shape
 
 
+@pytest.mark.parametrize(
+    ("left", "right", "equation", "shape"),
+    [
+        ("1,3", "4,3", "ab,ab->ba", [3, 4]),
+        ("4,N", "4,3", "ab,ab->ab", [4, 3]),
+        ("1,1,3", "5,4,3", "...b,...b->...b", [5, 4, 3]),
+        ("5,3,1", "5,3,2", "a...b,a...b->b...a", [2, 3, 5]),
+        ("N,3", "N,3", "ab,ab->a", ["N"]),
+    ],
+)
+def test_einsum_broadcasts_axes_of_one_letter(
+    left: str, right: str, equation: str, shape: list[int | str]
+) -> None:
+    model = parse(
+        f"g (float[{left}] x, float[{right}] z) => (float[{','.join('ABC'[: len(shape)])}] y)"
+        f'{{ a = Einsum<equation="{equation}">(x, z)  y = Neg(a) }}'
+    )
+    infer_shapes(model)
+    assert shape_of(model, "a") == shape
+    numbers = [[3 if dim == "N" else int(dim) for dim in dims.split(",")] for dims in (left, right)]
+    x, z = (np.ones(dims, np.float32) for dims in numbers)
+    y = session(model).run({"x": x, "z": z})["y"]
+    assert y.shape == tuple(3 if dim == "N" else dim for dim in shape)
+
+
+def test_einsum_of_two_names_is_of_neither() -> None:
+    model = parse(
+        "g (float[N,4] x, float[M,4] z) => (y) "
+        '{ a = Einsum<equation="ab,ab->a">(x, z)  y = Neg(a) }'
+    )
+    infer_shapes(model)
+    (rows,) = shape_of(model, "a")
+    assert isinstance(rows, ir.SymbolicDim)
+    assert rows not in ("N", "M")
+
+
 def test_declared_sizes_without_a_name_are_inferred() -> None:
     model = parse(
         "g (float[N,4] x) => (float[N,2,2] y)"
