@@ -32,7 +32,8 @@ _SHAPES = ((2, 3, 4), (2, 4), (1, 4, 6, 6), (2, 4, 5, 5), (2, 2, 3, 4), (1, 4, 1
 _LARGEST = 1e4  # beyond it sums cancel, and equal models differ by rounding
 _SMALLEST = 1e-2  # of what is largest: what cancels to less is rounding that these would enlarge
 _SHARES = {"perm": 0.8}  # of the nodes that carry an optional attribute, where it is not less
-_STEEP = {"Reciprocal": (0,), "Sqrt": (0,), "Log": (0,), "Div": (1,)}
+_STEEP = ("Reciprocal", "Sqrt", "Log", "Div", "Pow")
+_STEPS = ("Floor", "Ceil", "Round")
 
 # What stands in for an operator in a near miss: the same arity, another function.
 _NEIGHBOURS = (
@@ -91,8 +92,7 @@ class _Sketch:
         """Append a node and run it."""
         names = [f"t{len(self.nodes)}_{index}" for index in range(count)]
         node = onnx.helper.make_node(op_type, inputs, names, domain=domain, **given)
-        steep = [inputs[i] for i in _STEEP.get(op_type, ()) if i < len(inputs)]
-        if any(map(self.rounded, steep)):
+        if self.enlarges(op_type, inputs):
             raise _Dead
         results = _run(node, {name: self.arrays[name] for name in inputs if name}, self.opset)
         for name, array in zip(names, results, strict=True):
@@ -103,13 +103,22 @@ class _Sketch:
         self.nodes.append(node)
         return names
 
-    def rounded(self, name: str) -> bool:
-        """Whether a computed value may be a small difference of large ones."""
-        if name in self.inputs or name in self.constants:
+    def enlarges(self, op_type: str, inputs: Sequence[str]) -> bool:
+        """Whether an operator makes much of what may be rounding in a computed value."""
+        place = 1 if op_type == "Div" else 0
+        given = inputs[place] if place < len(inputs) else ""
+        array = self.arrays.get(given)
+        if array is None or given in self.inputs or given in self.constants:
             return False
-        array, rest = self.arrays[name], [*self.arrays.values()]
+        if op_type in _STEPS:
+            away = np.abs(array * 2 - np.rint(array * 2))
+            return bool(away.any() and away.min() < _SMALLEST)
+        if op_type == "Pow" and np.all(self.arrays[inputs[1]] >= 1):
+            return False
+        rest = self.arrays.values()
         largest = max(np.abs(a).max(initial=1, where=np.isfinite(a)) for a in rest)
-        return bool(np.abs(array).min(initial=largest) < _SMALLEST * largest)
+        small = np.abs(array).min(initial=largest) < _SMALLEST * largest
+        return op_type in _STEEP and bool(small)
 
     def model(self) -> ir.Model:
         """Return the graph so far; values nothing uses are its outputs."""
@@ -349,6 +358,8 @@ def _argument(
 def _of_shape(op_type: str, index: int, sketch: _Sketch, dims: Sequence[int]) -> np.ndarray | None:
     choice = sketch.rng.choice
     match op_type, index:
+        case "Conv" | "ConvTranspose", 1 if 0 in dims:
+            raise _Dead  # the runtime aborts
         case "Conv", 1:
             return sketch.data((4, choice((dims[1], 1)), *(3,) * (len(dims) - 2))) / 9
         case "Conv", 2:
@@ -363,6 +374,8 @@ def _of_shape(op_type: str, index: int, sketch: _Sketch, dims: Sequence[int]) ->
             return sketch.data((dims[1],))
         case "LayerNormalization" | "RMSNormalization" | "SimplifiedLayerNormalization", 1 | 2:
             return sketch.data((dims[-1],))
+        case "PRelu", 1 if not dims:
+            raise _Dead  # the runtime alone takes slopes of more axes than the data
         case "Pad", 1:
             edge = [choice((0, 0, 1, 2)) for _ in range(2 * (len(dims) - 2))]
             return _ints(0, 0, *edge[::2], 0, 0, *edge[1::2])
