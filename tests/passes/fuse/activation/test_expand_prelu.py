@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 from collections import Counter
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
@@ -35,7 +36,7 @@ BELOW = np.linspace(0.05, 0.9, 8, dtype=np.float32)
 EDGES = np.array([np.nan, np.inf, -np.inf, 0.0, -0.0, 1e-45, -3e38, 3e38], np.float32)
 
 
-def blocks(freeze: Freeze, body: str, slopes: object, dims: str = "16,1,1") -> ir.Model:
+def blocks(freeze: Freeze, body: str, slopes: Any, dims: str = "16,1,1") -> ir.Model:
     return freeze(
         f"g (float[N,16,6,6] x, float[16,16,3,3] w, float[16] b, float[{dims}] a)"
         f" => (float[N,16,6,6] y) {{ {body} }}",
@@ -43,7 +44,7 @@ def blocks(freeze: Freeze, body: str, slopes: object, dims: str = "16,1,1") -> i
     )
 
 
-def alone(freeze: Freeze, slopes: object, dtype: str = "float") -> ir.Model:
+def alone(freeze: Freeze, slopes: Any, dtype: str = "float") -> ir.Model:
     return freeze(
         f"g ({dtype}[N,8] x, {dtype}[8] a) => ({dtype}[N,8] y) {{ y = PRelu(x, a) }}",
         a=np.asarray(slopes),
@@ -111,9 +112,7 @@ def test_a_sum_of_what_is_in_blocks_is_in_blocks(freeze: Freeze) -> None:
         (CHAIN, np.inf, "16,1,1", "a slope is not finite"),
     ],
 )
-def test_blocks_are_refused(
-    freeze: Freeze, body: str, slopes: object, dims: str, reason: str
-) -> None:
+def test_blocks_are_refused(freeze: Freeze, body: str, slopes: Any, dims: str, reason: str) -> None:
     assert_refuses(prelu_in_blocks, blocks(freeze, body, slopes, dims), reason)
 
 
@@ -140,7 +139,7 @@ def test_max_of_infinities(freeze: Freeze, slope: float) -> None:
         (1, "int32", "integers have no vectorised form"),
     ],
 )
-def test_max_is_refused(freeze: Freeze, slopes: object, dtype: str, reason: str) -> None:
+def test_max_is_refused(freeze: Freeze, slopes: Any, dtype: str, reason: str) -> None:
     assert_refuses(prelu_to_max, alone(freeze, slopes, dtype), reason)
 
 

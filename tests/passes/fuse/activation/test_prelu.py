@@ -8,6 +8,7 @@ Numbers are compared with the runtime's own optimizations off, within `numeric.T
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
@@ -127,7 +128,7 @@ def test_leaky_relu_of_infinities(freeze: Freeze, slope: float) -> None:
         ("int32", 2, "LeakyRelu takes no integers"),
     ],
 )
-def test_leaky_relu_is_refused(freeze: Freeze, dtype: str, slopes: object, reason: str) -> None:
+def test_leaky_relu_is_refused(freeze: Freeze, dtype: str, slopes: Any, reason: str) -> None:
     model = freeze(
         f"g ({dtype}[2,3] x, {dtype}[3] a) => ({dtype}[2,3] y) {{ y = PRelu(x, a) }}",
         a=np.asarray(slopes),
