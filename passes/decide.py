@@ -261,7 +261,9 @@ class Decisions:
             if region is None:
                 self._taken[identity] = self._recorded(asked, dtype, f"not measured: {why}")
             else:
-                self._taken[identity] = self._answer(asked, dtype, region, rules)
+                grows = len(made) > len(region.removed)
+                timed = functools.partial(self._measured, region, rules)
+                self._taken[identity] = self._answered(asked, dtype, timed, grows=grows)
         decision = self._taken[identity]
         if (rule, where) not in self._places:
             self._places.add((rule, where))
@@ -281,13 +283,13 @@ class Decisions:
         decision.places += 1
         return decision
 
-    def _answer(
-        self, asked: Decision, dtype: ir.DataType | None, region: Region, rules: Sequence[Rule]
-    ) -> Decision:
-        return self._answered(asked, dtype, lambda: self._measured(region, rules))
-
     def _answered(
-        self, asked: Decision, dtype: ir.DataType | None, timed: Callable[[], Answer]
+        self,
+        asked: Decision,
+        dtype: ir.DataType | None,
+        timed: Callable[[], Answer],
+        *,
+        grows: bool = False,
     ) -> Decision:
         if self.replay is not None:
             entry = self.replay.choices.get(asked.key)
@@ -317,6 +319,8 @@ class Decisions:
         elif answer.verdict == "same":
             found.note = "cannot be told apart"
             self._by_table(found, dtype)
+            if grows and answer.ratio < 1 and found.chosen == "rewritten":
+                found.chosen, found.note = "original", "no faster, and more nodes"
         return found
 
     def _replayed(self, asked: Decision, entry: Mapping[str, Any]) -> Decision:

@@ -269,6 +269,23 @@ def test_where_it_cannot_tell_it_says_so_and_asks_the_table(
     assert (note in refusals(report)) != prefer
 
 
+@pytest.mark.parametrize(
+    ("what", "model", "ratio", "chosen"),
+    [
+        (power_to_products, powers(), 0.998, "original"),
+        (power_to_products, powers(), 1.002, "rewritten"),
+        (products_to_power, products(), 0.998, "rewritten"),
+    ],
+)
+def test_where_it_cannot_tell_more_nodes_must_not_look_slower(
+    what: Rule, model: ir.Model, ratio: float, chosen: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _plant(Answer(ratio, 0.985, 1.015), monkeypatch)
+    _, (decision,), report = build(what, model, target=preferring("Pow", True))
+    assert decision.chosen == chosen
+    assert ("no faster, and more nodes" in refusals(report)) == (chosen == "original")
+
+
 # --- from the table ------------------------------------------------------------------------------
 
 
