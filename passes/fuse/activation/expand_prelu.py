@@ -17,6 +17,7 @@ of 112x112) in blocks for 1.2 to 2.2 by Max; by itself, Max 13 for 64 channels o
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -31,6 +32,9 @@ from burnish.passes.pattern import const
 from burnish.passes.rule import Builder, NoMatch, Operand, Replacement, Rule, RulePass, rule
 
 PREFERENCE = "PRelu-expanded"
+
+_FEWEST = 512
+"""Numbers of a map from which on forms in blocks pay; below it, two operators more cost more."""
 
 
 def _slopes(x: Operand, a: Operand, ctx: PassContext) -> np.ndarray | NoMatch:
@@ -63,6 +67,8 @@ def _(op: Builder, x: Operand, a: Operand, ctx: PassContext) -> Replacement:
         return NoMatch("no convolution in blocks is before it")
     if x.rank != 4 or x.dims is None or not isinstance(x.dims[1], int):
         return NoMatch("the number of channels is unknown")
+    if x.static_dims is not None and math.prod(x.static_dims) < _FEWEST:
+        return NoMatch("the map is small")
     vector = Channels(x.dims[1], 3, 4).vector(slopes)
     if vector is None:
         return NoMatch("the slopes differ along more than the channels")

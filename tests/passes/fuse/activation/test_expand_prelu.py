@@ -27,7 +27,7 @@ from burnish.passes.fuse.activation.expand_prelu import (
     prelu_to_relu,
 )
 from burnish.passes.rule import Rule
-from burnish.testing import assert_becomes, assert_refuses, rewritten, run_pass
+from burnish.testing import assert_becomes, assert_refuses, parse, rewritten, run_pass
 
 Freeze = Callable[..., ir.Model]
 
@@ -114,6 +114,16 @@ def test_a_sum_of_what_is_in_blocks_is_in_blocks(freeze: Freeze) -> None:
 )
 def test_blocks_are_refused(freeze: Freeze, body: str, slopes: Any, dims: str, reason: str) -> None:
     assert_refuses(prelu_in_blocks, blocks(freeze, body, slopes, dims), reason)
+
+
+def test_a_small_map_is_refused() -> None:
+    model = parse(
+        "g (float[1,16,5,5] x) => (float[1,16,5,5] y) <float[16,16,1,1] w, float[16,1,1] a>"
+        "{ c = Conv(x, w) y = PRelu(c, a) }",
+        w=np.ones((16, 16, 1, 1), np.float32),
+        a=np.repeat(BELOW, 2).reshape(16, 1, 1),
+    )
+    assert_refuses(prelu_in_blocks, model, "the map is small")
 
 
 # --- prelu-to-max ------------------------------------------------------------------------------
