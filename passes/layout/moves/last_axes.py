@@ -30,6 +30,9 @@ def move_normalization(op: Builder, node: ir.Node, perm: Perm, forward: bool) ->
     axis = op.attribute(node, "axis") % len(perm)
     if perm[axis:] != tuple(range(axis, len(perm))):
         return NoMatch("the axes it normalizes would move")
+    scales = [value.shape for value in node.inputs[1:] if value is not None]
+    if any(shape is None or len(shape) > len(perm) - axis for shape in scales):
+        return NoMatch("what it scales by has other axes too")
     if len(stored_outputs(node, perm)) != 1:
         return NoMatch("it has several outputs")
     return Move({0: perm}, {0: perm}, attributes={"axis": axis})

@@ -207,6 +207,15 @@ def test_batches_of_a_product_move() -> None:
     assert _ops(_run(model)) == ["MatMul", "LayerNormalization"]
 
 
+def test_a_scale_of_axes_that_are_not_normalized_stays() -> None:
+    model = parse(
+        "g (float[2,3,4,5] x) => (float[] y) <float[3,1] s = {1.0,2.0,3.0}>"
+        "{ a = Transpose<perm=[0,2,1,3]>(x) n = LayerNormalization<axis=-1>(a, s)"
+        "  y = Transpose<perm=[0,2,1,3]>(n) }"
+    )
+    assert_refuses(Layout(), model, "what it scales by has other axes too")
+
+
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
