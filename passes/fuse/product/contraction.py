@@ -116,6 +116,8 @@ def _sizes(*sides: tuple[Operand, str]) -> Sizes | NoMatch:
             if known is not None and size is not None and known != size:
                 return NoMatch("axes of one letter broadcast")
             sizes[letter] = known if size is None else size
+    if 0 in sizes.values():
+        return NoMatch("an axis is empty")
     return sizes
 
 

@@ -150,6 +150,15 @@ def test_refuses_to_broadcast_what_is_summed() -> None:
     assert_refuses(einsum_to_matmul, model, "axes of one letter broadcast")
 
 
+def test_refuses_to_split_what_is_empty() -> None:
+    """Reshape takes a size of 0 for that of the same place before."""
+    model = parse(
+        "g (float[1,4,1,0] x) => (float[1,1,0,1,0] y)"
+        ' { y = Einsum<equation="abcd,AbcD->acdAD">(x, x) }'
+    )
+    assert_refuses(einsum_to_products, model, "an axis is empty")
+
+
 @pytest.mark.parametrize("equation", ["ij->i", "ii->i", "i...->...i"])
 def test_refuses_one_tensor_that_is_not_transposed(equation: str) -> None:
     model = parse(f'g (float[3,3] x) => (float[N] y) {{ y = Einsum<equation="{equation}">(x) }}')
