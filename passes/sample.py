@@ -108,14 +108,15 @@ class _Sketch:
         place = 1 if op_type == "Div" else 0
         given = inputs[place] if place < len(inputs) else ""
         array = self.arrays.get(given)
-        if array is None or given in self.inputs or given in self.constants:
+        drawn = given in self.inputs or given in self.constants
+        if array is None or array.dtype.kind != "f" or drawn:
             return False
         if op_type in _STEPS:
             away = np.abs(array * 2 - np.rint(array * 2))
             return bool(away.any() and away.min() < _SMALLEST)
         if op_type == "Pow" and np.all(self.arrays[inputs[1]] >= 1):
             return False
-        rest = self.arrays.values()
+        rest = [array for array in self.arrays.values() if array.dtype.kind == "f"]
         largest = max(np.abs(a).max(initial=1, where=np.isfinite(a)) for a in rest)
         small = np.abs(array).min(initial=largest) < _SMALLEST * largest
         return op_type in _STEEP and bool(small)
