@@ -85,6 +85,9 @@ def _joined_pads(op: Builder, pad: ir.Node, window: ir.Node) -> list[int] | NoMa
     """Return the padding of both as an attribute: begins, then ends, of the spatial axes."""
     if op.attribute(pad, "mode") != "constant":
         return NoMatch("the Pad does not fill with a constant")
+    data = _input(pad, 0)
+    if data is not None and data.shape is not None and 0 in data.shape.dims:
+        return NoMatch("what is padded is empty")
     pads = _pads(op, pad)
     if not isinstance(pads, np.ndarray):
         return pads

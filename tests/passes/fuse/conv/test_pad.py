@@ -237,3 +237,13 @@ def test_a_pad_that_is_an_output_stays(freeze: Freeze, rule: Rule) -> None:
     run_pass(rule, model)
     assert "Pad" in [node.op_type for node in model.graph]
     assert_same_outputs(original, model)
+
+
+def test_a_pad_of_what_is_empty_stays(freeze: Freeze) -> None:
+    """The runtime pools no empty maps."""
+    model = freeze(
+        "g (float[1,4,2,0] x, int64[8] p) => (float[1,4,1,1] y)"
+        "{ t = Pad(x, p) y = AveragePool<kernel_shape=[2,2]>(t) }",
+        p=[0, 0, 0, 1, 0, 0, 0, 1],
+    )
+    assert_refuses(pad_average_pool, model, "what is padded is empty")
