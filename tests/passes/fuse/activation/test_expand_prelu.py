@@ -2,7 +2,7 @@
 """PRelu in operators that the runtime vectorises, or why not.
 
 Numbers are compared with the runtime's own optimizations off, within `numeric.TOLERANCES`: relative
-1e-4 for float32, 1e-2 for float16. Infinities and what is no number are compared exactly.
+1e-4 for float32. Infinities and what is no number are compared exactly.
 """
 
 from __future__ import annotations
