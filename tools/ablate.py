@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from burnish.tools import build_options
 from burnish.tools.cli import debug_option
 
 if TYPE_CHECKING:
@@ -22,18 +23,12 @@ if TYPE_CHECKING:
 
 @click.command(name="ablate", context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("model")
-@click.option("--passes", default="fuse", show_default=True, help="Pipeline, e.g. fuse,quant.")
-@click.option("--target", default="cpu", show_default=True, help="What to optimize for.")
-@click.option("--calib", metavar="DIR|FILE.npz|MODULE:FUNCTION", help="Sample inputs.")
-@click.option("--disable", multiple=True, metavar="NAME", help="Hold back a pass or rule (glob).")
-@click.option("--decisions", metavar="R.json", help="Decide as an earlier report says.")
-@click.option(
-    "--seed",
-    type=click.IntRange(min=0),
-    default=0,
-    show_default=True,
-    help="Seed of random choices.",
-)
+@build_options.passes
+@build_options.target
+@build_options.calib
+@build_options.disable
+@build_options.decisions
+@build_options.seed
 @click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
 @debug_option
 def command(
@@ -52,7 +47,7 @@ def command(
     """
     from burnish import frontends
     from burnish.backends.target import Target
-    from burnish.passes.ablation import ablate
+    from burnish.passes.ablation import Ablation
     from burnish.passes.build import Job
     from burnish.passes.calibration import CalibrationSource
     from burnish.passes.instrument import Disable
@@ -71,8 +66,9 @@ def command(
         replay=decisions,
         progress=None if as_json else present.progress,
     )
-    speed, found = ablate(job, loaded, [Disable(disable)] if disable else [])
-    rules = sorted(found, key=lambda item: -item.speedup)
+    ablation = Ablation.of(job, loaded, [Disable(disable)] if disable else [])
+    speed = ablation.speed()
+    rules = sorted(ablation.contributions(), key=lambda item: -item.speedup)
     if as_json:
         data = {"speed": asdict(speed), "rules": [asdict(item) for item in rules]}
         click.echo(json.dumps(data, indent=2))

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from burnish.errors import VerificationError
+from burnish.tools import build_options
 from burnish.tools.cli import debug_option
 
 if TYPE_CHECKING:
@@ -23,22 +24,14 @@ if TYPE_CHECKING:
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 @click.argument("model")
-@click.option("--passes", default="fuse", show_default=True, help="Pipeline, e.g. fuse,quant.")
-@click.option("--target", default="cpu", show_default=True, help="What to optimize for.")
-@click.option("--calib", metavar="DIR|FILE.npz|MODULE:FUNCTION", help="Sample inputs.")
-@click.option(
-    "--max-error", type=click.FloatRange(min=0), help="Largest relative RMS output error allowed."
-)
-@click.option("--disable", multiple=True, metavar="NAME", help="Hold back a pass or rule (glob).")
-@click.option("--no-measure", is_flag=True, help="Decide by the recorded table, not by timing.")
-@click.option("--decisions", metavar="R.json", help="Decide as an earlier report says.")
-@click.option(
-    "--seed",
-    type=click.IntRange(min=0),
-    default=0,
-    show_default=True,
-    help="Seed of random choices.",
-)
+@build_options.passes
+@build_options.target
+@build_options.calib
+@build_options.max_error
+@build_options.disable
+@build_options.no_measure
+@build_options.decisions
+@build_options.seed
 @click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
 @debug_option
 def command(

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from burnish.errors import BurnishError, InputError
+from burnish.tools import build_options
 from burnish.tools.artifact_options import ArtifactOptions, artifact_options
 from burnish.tools.cli import debug_option
 
@@ -37,9 +38,9 @@ _EPILOG = (
 @click.argument("model")
 @click.option("-o", "--output", help="Where to write; default MODEL.opt.onnx. DIR/: --artifact.")
 @artifact_options
-@click.option("--passes", default="fuse", show_default=True, help="Pipeline, e.g. fuse,quant.")
-@click.option("--target", default="cpu", show_default=True, help="What to optimize for.")
-@click.option("--calib", metavar="DIR|FILE.npz|MODULE:FUNCTION", help="Sample inputs.")
+@build_options.passes
+@build_options.target
+@build_options.calib
 @click.option(
     "--verify",
     type=click.Choice(["each", "end", "off"]),
@@ -47,9 +48,7 @@ _EPILOG = (
     show_default=True,
     help="When to check structure and numbers.",
 )
-@click.option(
-    "--max-error", type=click.FloatRange(min=0), help="Largest relative RMS output error allowed."
-)
+@build_options.max_error
 @click.option(
     "--max-drop",
     metavar="1%",
@@ -74,8 +73,8 @@ _EPILOG = (
     "--best-effort", is_flag=True, help="Where a pass cannot meet its budget, go as far as it can."
 )
 @click.option("--report", metavar="R.json", help="Write the report as JSON.")
-@click.option("--no-measure", is_flag=True, help="Decide by the recorded table, not by timing.")
-@click.option("--decisions", metavar="R.json", help="Decide as an earlier report says.")
+@build_options.no_measure
+@build_options.decisions
 @click.option("--dry-run", is_flag=True, help="Show the expanded pipeline; write nothing.")
 @click.option("--timing", is_flag=True, help="Show seconds by pass and rule.")
 @click.option("--census", is_flag=True, help="Count what the runtime executes, before and after.")
@@ -88,15 +87,9 @@ _EPILOG = (
 )
 @click.option("--print-ir-after", multiple=True, metavar="PASS|all", help="Print the model after.")
 @click.option("--bisect-limit", type=click.IntRange(min=0), help="Do only the first N rewrites.")
-@click.option("--disable", multiple=True, metavar="NAME", help="Hold back a pass or rule (glob).")
+@build_options.disable
 @click.option("--strict", is_flag=True, help="Stop at a rule that raises; do not skip it.")
-@click.option(
-    "--seed",
-    type=click.IntRange(min=0),
-    default=0,
-    show_default=True,
-    help="Seed of random choices.",
-)
+@build_options.seed
 @click.option("--force", is_flag=True, help="Allow -o to name the input.")
 @click.option("--quiet", "-q", is_flag=True, help="Print errors only.")
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")

@@ -8,6 +8,7 @@ import json
 
 import click
 
+from burnish.tools import build_options
 from burnish.tools.cli import debug_option
 
 
@@ -19,9 +20,7 @@ from burnish.tools.cli import debug_option
 @click.argument("artifact")
 @click.option("--source", metavar="MODEL", help="Compare outputs with the model it was made from.")
 @click.option("--samples", metavar="DIR|FILE.npz", help="Inputs to compare on; random by default.")
-@click.option(
-    "--max-error", type=click.FloatRange(min=0), help="Largest relative RMS output error allowed."
-)
+@build_options.max_error
 @click.option("--seed", type=click.IntRange(min=0), default=0, help="Seed of random inputs.")
 @click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
 @debug_option
