@@ -20,7 +20,7 @@ from burnish.backends.census import Census, census, losses
 from burnish.backends.onnxruntime import OnnxRuntime
 from burnish.backends.target import Target
 from burnish.errors import BudgetError, InputError
-from burnish.passes.ablation import fast_enough
+from burnish.passes.ablation import Ablation, fast_enough
 from burnish.passes.base import Fixpoint, Pass
 from burnish.passes.build import Job, Progress
 from burnish.passes.calibration import CalibrationSource
@@ -152,7 +152,7 @@ def optimize(
         built = job.build(loaded, instruments)
     if min_speedup is not None and original is not None:
         untouched = dataclasses.replace(loaded, model=original)
-        built = fast_enough(job, untouched, built, instruments, min_speedup)
+        built = fast_enough(Ablation(job, untouched, built, instruments), min_speedup)
     model, ctx, guard = built.model, built.ctx, built.guard
     report = Report(
         input={"source": _describe(source), "sha256": loaded.digest},

@@ -18,7 +18,7 @@ from burnish import frontends
 from burnish.backends.target import Target
 from burnish.errors import BudgetError, InputError
 from burnish.files import cache_folder
-from burnish.passes.ablation import ablate
+from burnish.passes.ablation import Ablation
 from burnish.passes.build import Job
 from burnish.passes.instrument import Disable
 from burnish.passes.pipeline import Pipeline
@@ -65,8 +65,9 @@ Slowing = pass_of("slowing", slow_tanh, relu_twice)
 def test_each_rule_is_built_without_and_timed() -> None:
     loaded = frontends.load(parse(_MODEL))
     job = Job(Pipeline((Slowing(),)), Target.parse("cpu"), None)
-    speed, found = ablate(job, loaded)
-    rules = {item.rule: item for item in found}
+    ablation = Ablation.of(job, loaded)
+    speed = ablation.speed()
+    rules = {item.rule: item for item in ablation.contributions()}
     assert speed.chosen == "original"
     assert rules.keys() == {"slow-tanh", "relu-twice"}
     slow, good = rules["slow-tanh"], rules["relu-twice"]
@@ -82,8 +83,7 @@ def test_what_others_do_too_is_not_timed() -> None:
     again = pass_of("again", relu_twice)
     twin = dataclasses.replace(relu_twice, name="relu-twice-too")
     job = Job(Pipeline((again(), pass_of("too", twin)())), Target.parse("cpu"), None)
-    _, found = ablate(job, frontends.load(parse(_MODEL)))
-    (only,) = found
+    (only,) = Ablation.of(job, frontends.load(parse(_MODEL))).contributions()
     assert (only.rule, only.decision, only.note) == ("relu-twice", None, "same model")
 
 
@@ -129,8 +129,8 @@ def test_without_measuring_no_speed_is_promised() -> None:
 
 def test_what_is_disabled_stays_so() -> None:
     job = Job(Pipeline((Slowing(),)), Target.parse("cpu"), None)
-    _, found = ablate(job, frontends.load(parse(_MODEL)), [Disable(("slow-*",))])
-    assert [item.rule for item in found] == ["relu-twice"]
+    ablation = Ablation.of(job, frontends.load(parse(_MODEL)), [Disable(("slow-*",))])
+    assert [item.rule for item in ablation.contributions()] == ["relu-twice"]
 
 
 @pytest.mark.parametrize("least", [-1.0, float("nan")])
