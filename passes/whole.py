@@ -62,7 +62,8 @@ def ask(
     """
     sample = decisions.sample
     sizes = [f"{name}:{'x'.join(map(str, array.shape))}" for name, array in sample.feeds.items()]
-    usual = sorted(sample.sizes.items()) if not sample.feeds else ()
+    # Of the inputs' symbols alone: what else the sample knows depends on what was asked before.
+    usual = [] if sample.feeds else [(name, sample.sizes.get(name)) for name in _symbols(before)]
     digest = hashlib.sha256(repr((skeleton(before), skeleton(after), sizes, usual)).encode())
     asked = Decision(
         key=digest.hexdigest()[:32],
@@ -80,6 +81,12 @@ def ask(
         return answer
 
     return decisions.ask(asked, timed)
+
+
+def _symbols(model: ir.Model) -> list[str]:
+    """Names of the inputs' sizes, sorted."""
+    dims = [dim for value in model.graph.inputs for dim in value.shape or ()]
+    return sorted({dim.value for dim in dims if isinstance(dim, ir.SymbolicDim) and dim.value})
 
 
 def open_session(model: ir.Model) -> Session:
@@ -165,9 +172,9 @@ def _usual_feeds(session: Session, sample: Sample) -> Mapping[str, np.ndarray]:
     """Return random inputs as large as requests mostly are; or else as the model runs with."""
     from burnish.backends.feeds import random_run
 
-    sizes = {dim: size for dim, size in sample.sizes.items() if size is not None}
-    own = sizes.keys() & {dim for spec in session.inputs for dim in spec.shape}
+    own = {dim for spec in session.inputs for dim in spec.shape if isinstance(dim, str)}
+    sizes = {dim: size for dim in own if (size := sample.sizes.get(dim)) is not None}
     try:
-        return random_run(session, dims={dim: sizes[dim] for dim in own}).feeds
+        return random_run(session, dims=sizes).feeds
     except BurnishError:
         return random_run(session).feeds

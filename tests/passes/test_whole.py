@@ -6,7 +6,9 @@ from __future__ import annotations
 import pytest
 
 from burnish.backends.answers import Answer
+from burnish.backends.target import Target
 from burnish.passes import whole
+from burnish.passes.decide import Decisions
 from burnish.passes.inputs import Sample
 from burnish.testing import parse
 
@@ -36,3 +38,15 @@ def test_a_comparison_that_was_disturbed_is_made_again_unless_the_answer_is_clea
     answer = whole._timed(model, model, Sample({}), 1.0)
     assert len(made) == compared
     assert answer == min(made, key=lambda item: item.high / item.low)
+
+
+def test_a_question_is_the_same_however_much_the_sample_has_learned() -> None:
+    model = parse("g (float[N] x) => (float[N] y) { y = Relu(x) }")
+    keys = []
+    for more in ({}, {"M": 3}, {"M": None}):
+        decisions = Decisions(Target.parse("cpu"), print, measure=False)
+        decisions.sample.sizes.update({"N": 5, **more})
+        keys.append(whole.ask(decisions, model, model, "?", rule="r", operator="r").key)
+    assert len(set(keys)) == 1
+    decisions.sample.sizes["N"] = 6
+    assert whole.ask(decisions, model, model, "?", rule="r", operator="r").key != keys[0]
