@@ -30,7 +30,8 @@ def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_each_rule_is_a_row(burnish: Run, small: Path) -> None:
     result = burnish("ablate", small)
     assert result.code == 0, result.err
-    assert "small.onnx without each rule" in result.out
+    assert "small.onnx, rule by rule: nodes without it, speed with it" in result.out
+    assert "with all rules: " in result.out
     rows = [line.split() for line in result.out.splitlines() if line.strip()]
     assert {row[0] for row in rows} >= {"multiply-by-one", "silu"}
     assert list(small.parent.glob("*.onnx")) == [small], "nothing is written"
