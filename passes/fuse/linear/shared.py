@@ -6,6 +6,7 @@ from __future__ import annotations
 import onnx_ir as ir
 
 from burnish.passes.constant import is_constant
+from burnish.passes.edit import has_one_user, use_count
 from burnish.passes.fuse.linear.weights import LINEAR
 
 COPIED_BYTES = 4096
@@ -25,7 +26,7 @@ def _is_shared(weights: ir.Value) -> bool:
     """Whether weights, behind Transpose and the like too, have another user."""
     value: ir.Value | None = weights
     while value is not None:
-        if len(value.uses()) > 1 or value.is_graph_output():
+        if use_count(value) > 1 or value.is_graph_output():
             return True
         producer = value.producer()
         value = producer.inputs[0] if producer is not None and producer.inputs else None
@@ -49,15 +50,11 @@ def _has_scale_beside(node: ir.Node) -> bool:
         return False
     (result,), value = node.outputs, node.inputs[0]
     beside = []
-    if value is not None and _has_one_user(value):
+    if value is not None and has_one_user(value):
         beside.append(value.producer())
-    if _has_one_user(result):
+    if has_one_user(result):
         beside += result.consumers()
     return any(each is not None and _is_scale(each) for each in beside)
-
-
-def _has_one_user(value: ir.Value) -> bool:
-    return len(value.uses()) == 1 and not value.is_graph_output()
 
 
 def _is_scale(node: ir.Node) -> bool:
