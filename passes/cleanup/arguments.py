@@ -19,6 +19,9 @@ _SLICE_INPUTS_SINCE = 10
 Bounds = dict[int, tuple[int, int, int]]
 """What a Slice keeps: axis -> start, end, step."""
 
+TO_THE_END = 2**31 - 1
+"""An end from which on a Slice takes all that is left: no axis is that long."""
+
 
 def is_given(node: ir.Node, name: str, index: int) -> bool:
     """Whether the node carries the argument, in either form."""

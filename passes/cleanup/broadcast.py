@@ -9,6 +9,7 @@ from typing import Any
 import onnx_ir as ir
 
 from burnish.passes.cleanup.dims import same_dim
+from burnish.passes.cleanup.views import goes
 from burnish.passes.rule import Builder, NoMatch, Operand, Replacement, Rule, rule
 
 
@@ -75,7 +76,7 @@ def _(op: Any, x: Any, shape: Any, one: Any, other: Any) -> Any:
 @expand_before_operator.rewrite
 def _(op: Builder, x: Operand, expand: ir.Node, node: ir.Node) -> Replacement:
     wide, result = expand.outputs[0], node.outputs[0]
-    if wide.is_graph_output() or any(user.op_type not in _BROADCASTING for user, _ in wide.uses()):
+    if not goes(expand, _BROADCASTING):
         return NoMatch("other operators need it broadcast")
     inputs = [x.value if value is wide else value for value in node.inputs]
     if not _broadcast_to(inputs, result):

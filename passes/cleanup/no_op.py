@@ -7,14 +7,17 @@ from typing import Any
 
 import onnx_ir as ir
 
-from burnish.passes.cleanup.arguments import bounds_of, cast_target, has_reference, ints_of
+from burnish.passes.cleanup.arguments import (
+    TO_THE_END,
+    bounds_of,
+    cast_target,
+    has_reference,
+    ints_of,
+)
 from burnish.passes.cleanup.dims import same_shape
 from burnish.passes.constant import as_array
 from burnish.passes.pattern import const
 from burnish.passes.rule import NoMatch, Operand, rule
-
-# What exporters write for "to the end"; no axis is that long.
-_TO_THE_END = 2**31 - 1
 
 
 @rule
@@ -139,7 +142,7 @@ def _(op: Any, x: Operand, node: ir.Node) -> Any:
         return NoMatch("the bounds are not constant")
     for axis, (start, end, step) in bounds.items():
         size = None if x.dims is None or axis >= len(x.dims) else x.dims[axis]
-        reach = size if isinstance(size, int) else _TO_THE_END
+        reach = size if isinstance(size, int) else TO_THE_END
         if step != 1 or start != 0 or end < reach:
             return NoMatch("it leaves something out")
     return x

@@ -9,13 +9,12 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from burnish.passes.cleanup.arguments import bounds_of, ints_of, with_bounds
+from burnish.passes.cleanup.arguments import TO_THE_END, bounds_of, ints_of, with_bounds
 from burnish.passes.cleanup.views import goes
 from burnish.passes.pattern import const, variadic
 from burnish.passes.rule import Builder, NoMatch, Operand, Replacement, Rule, rule
 
-_END = np.iinfo(np.int64).max
-_TO_END = np.iinfo(np.int32).max  # from which on an end means all that is left
+_END = np.iinfo(np.int64).max  # all that is left, where one is written
 
 
 @rule
@@ -37,7 +36,7 @@ def _(op: Builder, x: Operand, cut: ir.Node, squeeze: ir.Node) -> Replacement:
     ((axis, (start, end, step)),) = bounds.items()
     if axes[0] % x.rank != axis:
         return NoMatch("the axes differ")
-    last = start == -1 and end >= _TO_END
+    last = start == -1 and end >= TO_THE_END
     if step != 1 or not (last or (end == start + 1 and end != 0)):
         return NoMatch("not one element")
     return op.Gather(x, np.array(start), axis=axis)
@@ -102,7 +101,7 @@ def _inside(start: int, end: int, sizes: Sequence[Any]) -> tuple[int, int, int |
         return None
     before = 0
     for place, size in enumerate(sizes):
-        if place == len(sizes) - 1 and end >= _TO_END and start >= before:
+        if place == len(sizes) - 1 and end >= TO_THE_END and start >= before:
             return place, start - before, None
         if not isinstance(size, int):
             return None

@@ -17,7 +17,7 @@ from burnish.passes.edit import use_count
 from burnish.passes.rule import Builder, NoMatch, Operand, Replacement, Rule, rule
 
 _ARITHMETIC = ("Add", "Sub", "Mul", "Div")
-_DEPTH = 8
+_DEPTH = 8  # operators in a row that are looked at
 
 
 @rule
@@ -32,7 +32,7 @@ def _(op: Builder, a: Operand, b: Operand, size: ir.Node, back: ir.Node) -> Repl
     if a.dims != () or b.dims != ():
         return NoMatch("not of scalars")
     name = "axes" if back.op_type == "Unsqueeze" else ""
-    if ints_of(back, name, 1) not in ((0,), (-1,), (1,)) or _rank(back.outputs[0]) != 1:
+    if ints_of(back, name, 1) not in ((0,), (-1,), (1,)) or Operand(back.outputs[0]).rank != 1:
         return NoMatch("not to a vector of one element")
     vector = _vector(op, size.outputs[0], back, _DEPTH)
     return NoMatch("not computed from a vector of one element alone") if vector is None else vector
@@ -49,14 +49,14 @@ def _vector(op: Builder, value: ir.Value, reader: ir.Node, depth: int) -> ir.Val
         return None
     x = node.inputs[0]
     if node.op_type == "Squeeze":
-        return x if x.shape is not None and x.shape.dims == (1,) else None
+        return x if Operand(x).dims == (1,) else None
     if value.is_graph_output():
         return None
     if node.op_type == "Gather":
         if any(user.op_type != "Unsqueeze" for user, _ in value.uses() if user is not reader):
             return None
         index = as_array(node.inputs[1])
-        if index is None or index.ndim != 0 or _rank(x) != 1:
+        if index is None or index.ndim != 0 or Operand(x).rank != 1:
             return None
         return op.Gather(x, index.reshape(1), axis=0)  # type: ignore[no-any-return]
     if node.op_type not in _ARITHMETIC or use_count(value) > 1:
@@ -67,10 +67,6 @@ def _vector(op: Builder, value: ir.Value, reader: ir.Node, depth: int) -> ir.Val
     ]
     constant = all(as_array(item) is not None for item in node.inputs)  # which is for `fold`
     return None if constant or None in sides else op.like(node, *sides)
-
-
-def _rank(value: ir.Value) -> int | None:
-    return None if value.shape is None else len(value.shape)
 
 
 RULES: tuple[Rule, ...] = (vector_of_size,)

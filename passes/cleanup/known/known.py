@@ -52,7 +52,6 @@ class Known:
             weights: Likewise of a fill that is used as weights.
         """
         self.opset_imports = opset_imports
-        self.opset = opset_imports.get("", 1)
         self.budget = budget
         self.weights = weights
         self.arrays: dict[ir.Value, np.ndarray] = {}
@@ -116,7 +115,7 @@ class Known:
         if size is not None and size * width > self._most_bytes(node):
             return "the result is larger than the budget"
         try:
-            results = evaluate(node, inputs, self.opset)
+            results = evaluate(node, inputs, self.opset_imports.get("", 1))
         except Undecided:
             return self._defer(node)
         for value, array in zip(node.outputs, results, strict=False):
