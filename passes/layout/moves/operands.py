@@ -19,7 +19,7 @@ def _operand(value: ir.Value, perm: Perm) -> Perm | np.ndarray | NoMatch | None:
     """Return how an operand that broadcasts to the rank of `perm` is stored; None as it is."""
     if value.shape is None:
         return NoMatch("the rank of an operand is unknown")
-    rank, missing = len(value.shape), len(perm) - len(value.shape)
+    missing = len(perm) - len(value.shape)
     if missing < 0:
         return NoMatch("an operand has more axes than the result")
     if all(dim == 1 for dim in value.shape):
@@ -31,7 +31,7 @@ def _operand(value: ir.Value, perm: Perm) -> Perm | np.ndarray | NoMatch | None:
         return array.reshape(array.shape[min(ones, missing) :])
     if is_identity(perm[:missing]):
         return tuple(axis - missing for axis in perm[missing:])
-    return NoMatch(f"an operand of {'lower' if rank else 'unknown'} rank would need more axes")
+    return NoMatch("an operand of lower rank would need more axes")
 
 
 def on_operands(node: ir.Node, perm: Perm, indices: Iterable[int], **more: Any) -> Move | NoMatch:

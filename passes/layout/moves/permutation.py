@@ -46,7 +46,6 @@ def narrowed(perm: Perm, axes: Iterable[int]) -> Perm:
 def widened(perm: Perm, axes: Iterable[int], rank: int) -> Perm:
     """Return the order of all axes once some that stay in place have been added."""
     added = {axis % rank for axis in axes}
-    kept = iter([axis for axis in range(rank) if axis not in added])
-    others = list(kept)
+    others = [axis for axis in range(rank) if axis not in added]
     rest = iter(others[axis] for axis in perm)
     return tuple(axis if axis in added else next(rest) for axis in range(rank))
