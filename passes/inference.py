@@ -13,7 +13,7 @@ from typing import Any, cast
 
 import onnx_ir as ir
 
-from burnish.passes import products
+from burnish.passes import loops, products
 from burnish.passes.products import Size
 
 # The library logs each operator it does not know; a value without a shape is no news to a user.
@@ -38,8 +38,6 @@ def load_library() -> ModuleType:
     import onnx_shape_inference as library
     from onnx_shape_inference import _broadcast, _context, _engine
     from onnx_shape_inference._ops import _utils
-
-    from burnish.passes import loops
 
     library.registry.collect()
     _engine._constraints.collect_symbol_names = _names_in
@@ -130,7 +128,7 @@ def _either(first: str, second: str) -> str:
     return f"_either_{hashlib.blake2s(name.encode(), digest_size=6).hexdigest()}"
 
 
-_LONGEST_NAME = 40
+_LONGEST_NAME = 40  # characters
 _Infer = Callable[[Any, ir.Node], None]
 
 

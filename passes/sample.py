@@ -32,6 +32,7 @@ _SHAPES = ((2, 3, 4), (2, 4), (1, 4, 6, 6), (2, 4, 5, 5), (2, 2, 3, 4), (1, 4, 1
 _LARGEST = 1e4  # beyond it sums cancel, and equal models differ by rounding
 _SMALLEST = 1e-2  # of what is largest: what cancels to less is rounding that these would enlarge
 _SHARES = {"perm": 0.8}  # of the nodes that carry an optional attribute, where it is not less
+# Steep near zero, and near the halves and whole numbers: there, rounding becomes a difference.
 _STEEP = ("Reciprocal", "Sqrt", "Log", "Div", "Pow")
 _STEPS = ("Floor", "Ceil", "Round")
 
