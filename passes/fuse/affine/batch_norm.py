@@ -10,12 +10,7 @@ import onnx_ir as ir
 
 from burnish.passes.constant import as_array
 from burnish.passes.fuse.affine.pattern import AFFINE, affine_pattern
-from burnish.passes.fuse.channels import (
-    Channels,
-    affine_of,
-    batch_norm_trains,
-    widens,
-)
+from burnish.passes.fuse.channels import Channels, affine_of, batch_norm_trains, widens
 from burnish.passes.fuse.rescale import rounded
 from burnish.passes.pattern import const
 from burnish.passes.rule import Builder, NoMatch, Operand, Replacement, rule

@@ -11,10 +11,7 @@ from typing import Any
 import onnx_ir as ir
 
 from burnish.passes.fuse.affine.pattern import affine_pattern
-from burnish.passes.fuse.channels import (
-    affine_of,
-    widens,
-)
+from burnish.passes.fuse.channels import affine_of, widens
 from burnish.passes.fuse.linear.linear import linear_of
 from burnish.passes.fuse.linear.weights import LINEAR
 from burnish.passes.pattern import const

@@ -8,12 +8,7 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from burnish.passes.fuse.channels import (
-    IDENTITY,
-    Affine,
-    affine_of,
-    widens,
-)
+from burnish.passes.fuse.channels import IDENTITY, Affine, affine_of, widens
 from burnish.passes.fuse.linear.linear import linear_of
 from burnish.passes.fuse.linear.weights import LINEAR
 from burnish.passes.fuse.rescale import rounded
