@@ -7,15 +7,9 @@ Numbers are compared with the runtime's own optimizations off, within `numeric.T
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
-import onnx_ir as ir
-
 from burnish.passes.fuse.affine.affine import FuseAffine
 from burnish.testing import assert_becomes
-
-Freeze = Callable[..., ir.Model]
-BATCH_NORM = "float[6] g, float[6] b, float[6] m, float[6] v"
+from tests.passes.fuse.affine.conftest import BATCH_NORM, Freeze
 
 
 def test_rules_meet_in_the_middle(freeze: Freeze) -> None:

@@ -7,16 +7,11 @@ Numbers are compared with the runtime's own optimizations off, within `numeric.T
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
-import onnx_ir as ir
 import pytest
 
 from burnish.passes.fuse.affine.batch_norm import fold_affine_into_batch_norm
 from burnish.testing import assert_becomes, assert_refuses, assert_rewrites, parse
-
-Freeze = Callable[..., ir.Model]
-BATCH_NORM = "float[6] g, float[6] b, float[6] m, float[6] v"
+from tests.passes.fuse.affine.conftest import BATCH_NORM, Freeze
 
 
 def test_a_scale_and_a_shift_go_into_batch_norm() -> None:

@@ -7,16 +7,11 @@ Numbers are compared with the runtime's own optimizations off, within `numeric.T
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
-import onnx_ir as ir
 import pytest
 
 from burnish.passes.fuse.affine.after import fold_batch_norm_after
 from burnish.testing import assert_becomes, assert_refuses, assert_rewrites, parse
-
-Freeze = Callable[..., ir.Model]
-BATCH_NORM = "float[6] g, float[6] b, float[6] m, float[6] v"
+from tests.passes.fuse.affine.conftest import BATCH_NORM, Freeze
 
 
 def test_batch_norm_goes_into_the_convolution_before_it() -> None:

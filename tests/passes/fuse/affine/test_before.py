@@ -7,26 +7,11 @@ Numbers are compared with the runtime's own optimizations off, within `numeric.T
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
-import onnx_ir as ir
 import pytest
 
 from burnish.passes.fuse.affine.before import fold_affine_before, fold_batch_norm_before
 from burnish.testing import assert_becomes, assert_refuses, assert_rewrites, parse
-
-Freeze = Callable[..., ir.Model]
-BATCH_NORM = "float[6] g, float[6] b, float[6] m, float[6] v"
-
-
-def with_dtypes(cases: dict[str, tuple[str, list[str]]]) -> list[tuple[str, str]]:
-    """Pair cases with the types the runtime has kernels for: no convolution of float64."""
-    return [
-        (case, dtype)
-        for case, (body, _) in cases.items()
-        for dtype in ("float", "float16", "double")
-        if dtype != "double" or "Conv" not in body
-    ]
+from tests.passes.fuse.affine.conftest import BATCH_NORM, Freeze, with_dtypes
 
 
 def test_a_scale_before_a_padded_convolution_goes_into_its_weights() -> None:

@@ -7,15 +7,11 @@ Numbers are compared with the runtime's own optimizations off, within `numeric.T
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
-import onnx_ir as ir
 import pytest
 
 from burnish.passes.fuse.affine.merge import merge_affines
 from burnish.testing import assert_becomes, assert_refuses, assert_rewrites, parse
-
-Freeze = Callable[..., ir.Model]
+from tests.passes.fuse.affine.conftest import Freeze
 
 
 def test_scales_and_shifts_in_a_row_merge() -> None:

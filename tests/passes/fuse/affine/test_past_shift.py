@@ -7,15 +7,11 @@ Numbers are compared with the runtime's own optimizations off, within `numeric.T
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
-import onnx_ir as ir
 import pytest
 
 from burnish.passes.fuse.affine.past_shift import fold_scale_past_shift
 from burnish.testing import assert_becomes, assert_refuses, assert_rewrites, parse
-
-Freeze = Callable[..., ir.Model]
+from tests.passes.fuse.affine.conftest import Freeze
 
 
 def test_a_scale_passes_the_shift_that_padding_holds() -> None:
