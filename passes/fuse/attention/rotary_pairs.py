@@ -15,12 +15,19 @@ import onnx_ir as ir
 from burnish.passes.cleanup.dims import same_shape
 from burnish.passes.context import PassContext
 from burnish.passes.fuse.attention.heads import elements_of
-from burnish.passes.fuse.attention.rotation import LAST, joins_last, place, rotation, window
+from burnish.passes.fuse.attention.opset import SINCE
+from burnish.passes.fuse.attention.rotation import (
+    LAST,
+    STACKED,
+    joins_last,
+    pairs_of,
+    parted,
+    rank_and_size,
+    rotation,
+)
 from burnish.passes.pattern import const
 from burnish.passes.rule import Builder, NoMatch, Operand, Replacement, rule
 from burnish.passes.shapes import infer_node
-
-_SINCE = 23  # operator set of RotaryEmbedding
 
 
 def _product(op: Any, a: Any, b: Any, cos: Any, sin: Any) -> tuple[Any, Any]:
@@ -28,7 +35,7 @@ def _product(op: Any, a: Any, b: Any, cos: Any, sin: Any) -> tuple[Any, Any]:
     return real, op.Add(op.Mul(b, cos), op.Mul(a, sin))
 
 
-@rule(opset=(_SINCE, None))
+@rule(opset=(SINCE, None))
 def rotary_pairs(op: Any, a: Any, b: Any, cos: Any, sin: Any) -> Any:
     """Fuse [a cos - b sin, b cos + a sin], side by side or in turns, into RotaryEmbedding."""
     real, imaginary = _product(op, a, b, cos, sin)
@@ -56,7 +63,7 @@ def _(
     pairs = op.Concat(
         op.Unsqueeze(real, minus),
         op.Unsqueeze(imaginary, plus),
-        axis=lambda axis: axis in (-1, 3, 4),
+        axis=lambda axis: axis in STACKED,
         _bind="join",
     )
     return op.Reshape(pairs, _more=True, _bind="stacked")
@@ -75,21 +82,19 @@ def _(
     join: ir.Node,
     ctx: PassContext,
 ) -> Replacement:
-    objection = ctx.target.objection_to("RotaryEmbedding", a.dtype)
-    if objection is not None:
-        return NoMatch(objection)
-    if a.dims is None or len(a.dims) not in (3, 4) or not isinstance(a.dims[-1], int):
-        return NoMatch("what is rotated is not of rank 3 or 4, or its size is unknown")
+    known = rank_and_size(a, ctx)
+    if isinstance(known, NoMatch):
+        return known
+    rank, half = known
     if not same_shape(a.value, b.value):
         return NoMatch("the two parts are not known to be of one shape")
-    size = 2 * a.dims[-1]
-    if not joins_last(join, len(a.dims) + (stacked is not None)):
+    if not joins_last(join, rank + (stacked is not None)):
         return NoMatch("the results are not joined along the last axis")
-    if stacked is not None and not _in_turns(stacked, len(a.dims)):
+    if stacked is not None and not _in_turns(stacked, rank):
         return NoMatch("the results are not put in turns")
-    x, paired = _of_one(a.value, b.value, size)
+    x, paired = parted(a.value, b.value, 2 * half)
     if x is None:
-        x, paired = _pairs(op, a.value, b.value, size), True
+        x, paired = _pairs(op, a.value, b.value, 2 * half), True
     if x is None or paired != (stacked is not None):
         if stacked is not None:
             return NoMatch("what is put in turns did not come in turns")
@@ -115,36 +120,10 @@ def _in_turns(stacked: ir.Node, rank: int) -> bool:
     return pairs.shape[-1] == 2 and elements is not None and 0 not in copied
 
 
-def _of_one(a: ir.Value, b: ir.Value, size: int) -> tuple[ir.Value | None, bool]:
-    """Return what two values are both parts of, and whether they are its even and odd elements."""
-    first, second = a.producer(), b.producer()
-    x = None if first is None else first.inputs[0]
-    if first is None or second is None or x is None or x is not second.inputs[0]:
-        return None, False
-    if x.shape is None or x.shape[-1] != size:
-        return None, False
-    if first is second and first.op_type == "Split" and (a, b) == tuple(first.outputs):
-        axis = first.attributes.get_int("axis", 0)
-        return (x if axis in (-1, len(x.shape) - 1) else None), False
-    if first.op_type == second.op_type == "Slice":
-        half, rank = size // 2, len(x.shape)
-        parts = (window(first, rank, size), window(second, rank, size))
-        if parts == ((0, half, 1), (half, size, 1)):
-            return x, False
-        if parts == ((0, size, 2), (1, size, 2)):
-            return x, True
-    return None, False
-
-
 def _pairs(op: Builder, a: ir.Value, b: ir.Value, size: int) -> ir.Value | None:
     """Return `[..., size]` of what two values are the first and second of, `[..., size / 2, 2]`."""
-    stacks = [place(part) for part in (a, b)]
-    if stacks[0] is None or stacks[1] is None or stacks[0][0] is not stacks[1][0]:
-        return None
-    pairs = stacks[0][0]
-    if (stacks[0][1], stacks[1][1]) != (0, 1) or not pairs.shape or pairs.shape[-1] != 2:
-        return None
-    if len(pairs.shape) != 1 + len(a.shape or ()):
+    pairs = pairs_of(a, b)
+    if pairs is None or pairs.shape is None or len(pairs.shape) != 1 + len(a.shape or ()):
         return None
     made: ir.Value = op.Reshape(pairs, np.array([*[0] * (len(pairs.shape) - 2), size]))
     infer_node(op.nodes[-1], op.opset_imports)

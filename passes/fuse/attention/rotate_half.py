@@ -15,11 +15,12 @@ from burnish.passes.context import PassContext
 from burnish.passes.fuse.attention.opset import SINCE
 from burnish.passes.fuse.attention.rotation import (
     LAST,
-    halves_of,
+    STACKED,
     joins_last,
-    place,
+    pairs_of,
+    parted,
+    rank_and_size,
     rotation,
-    window,
 )
 from burnish.passes.pattern import const
 from burnish.passes.rule import Builder, NoMatch, Operand, Replacement, rule
@@ -49,7 +50,7 @@ def _(op: Any, x: Any, cos: Any, sin: Any, minus: Any = const(), plus: Any = con
     pairs = op.Concat(
         op.Unsqueeze(op.Neg(odd), minus),
         op.Unsqueeze(even, plus),
-        axis=lambda axis: axis in (-1, 3, 4),
+        axis=lambda axis: axis in STACKED,
         _bind="turn",
     )
     turned = op.Reshape(pairs, _more=True, _bind="stacked")
@@ -71,7 +72,7 @@ def _(
     pairs = op.Concat(
         op.Unsqueeze(op.Neg(odd), minus),
         op.either(op.Unsqueeze(even, plus), even),
-        axis=lambda axis: axis in (-1, 3, 4),
+        axis=lambda axis: axis in STACKED,
         _bind="turn",
     )
     turned = op.Reshape(pairs, _more=True, _bind="stacked")
@@ -93,21 +94,17 @@ def _(
     turn: ir.Node,
     ctx: PassContext,
 ) -> Replacement:
-    objection = ctx.target.objection_to("RotaryEmbedding", x.dtype)
-    if objection is not None:
-        return NoMatch(objection)
-    if x.dims is None or len(x.dims) not in (3, 4) or not isinstance(x.dims[-1], int):
-        return NoMatch("what is rotated is not of rank 3 or 4, or its size is unknown")
-    rank, size, paired = len(x.dims), x.dims[-1], stacked is not None
-    wanted = ((0, size, 2), (1, size, 2)) if paired else ((0, size // 2, 1), (size // 2, size, 1))
-    found: tuple[object, ...] | None
+    known = rank_and_size(x, ctx)
+    if isinstance(known, NoMatch):
+        return known
+    (rank, size), paired = known, stacked is not None
     if even is not None and odd is not None:
-        found = wanted if _are_pairs_of(x, even.value, odd.value) else None
-    elif lower is None:
-        found = halves_of(halves)
+        found = _are_pairs_of(x, even.value, odd.value)
     else:
-        found = (window(lower, rank, size), window(upper, rank, size))
-    if found != wanted or not joins_last(turn, rank + paired):
+        nodes = [node for node in (lower, upper, halves) if node is not None]
+        parts = [part for node in nodes for part in node.outputs]
+        found = parted(parts[0], parts[1], size) == (x.value, paired)
+    if not found or not joins_last(turn, rank + paired):
         return NoMatch("the slices are not the two halves")
     if stacked is not None and not _side_by_side(stacked, x):
         return NoMatch("the neighbours are not put side by side again")
@@ -116,15 +113,13 @@ def _(
 
 def _are_pairs_of(x: Operand, even: ir.Value, odd: ir.Value) -> bool:
     """Whether two values are the first and the second of the pairs that x is reshaped to."""
-    first, second = place(even), place(odd)
-    if first is None or second is None or first[0] is not second[0] or x.dims is None:
-        return False
-    reshape, dims = first[0].producer(), first[0].shape
+    pairs = pairs_of(even, odd)
+    reshape = None if pairs is None else pairs.producer()
     if reshape is None or reshape.op_type != "Reshape" or reshape.inputs[0] is not x.value:
         return False
-    if dims is None or len(dims) != len(x.dims) + 1 or dims[-1] != 2:
+    if pairs is None or pairs.shape is None or x.dims is None:
         return False
-    return bool(dims[-2] * 2 == x.dims[-1]) and (first[1], second[1]) == (0, 1)
+    return len(pairs.shape) == len(x.dims) + 1 and bool(pairs.shape[-2] * 2 == x.dims[-1])
 
 
 def _side_by_side(stacked: ir.Node, x: Operand) -> bool:

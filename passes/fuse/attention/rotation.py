@@ -6,9 +6,10 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from burnish.passes.cleanup.arguments import ints_of
+from burnish.passes.cleanup.arguments import bounds_of, ints_of
 from burnish.passes.cleanup.dims import same_dim
-from burnish.passes.constant import as_array, scalar_of
+from burnish.passes.constant import scalar_of
+from burnish.passes.context import PassContext
 from burnish.passes.fuse.attention.angles import Angles, angles_of
 from burnish.passes.fuse.attention.heads import joined, split
 from burnish.passes.rule import Builder, NoMatch, Operand
@@ -16,6 +17,18 @@ from burnish.passes.shapes import infer_node
 
 LAST = (-1, 2, 3)
 """How the last of three or four axes may be given; `joins_last` tells whether it is the last."""
+STACKED = (-1, 3, 4)
+"""As `LAST`, of an axis for the two elements of a pair, behind all others."""
+
+
+def rank_and_size(x: Operand, ctx: PassContext) -> tuple[int, int] | NoMatch:
+    """Return how many axes what is rotated has, and how long the last is; or say why it stays."""
+    objection = ctx.target.objection_to("RotaryEmbedding", x.dtype)
+    if objection is not None:
+        return NoMatch(objection)
+    if x.dims is None or len(x.dims) not in (3, 4) or not isinstance(x.dims[-1], int):
+        return NoMatch("what is rotated is not of rank 3 or 4, or its size is unknown")
+    return len(x.dims), x.dims[-1]
 
 
 def rotation(
@@ -108,28 +121,55 @@ def joins_last(concat: ir.Node, rank: int) -> bool:
 
 def window(node: ir.Node | None, rank: int, size: int) -> tuple[int, int, int] | None:
     """Return what a Slice of the last axis, which is of a size, takes: start, end and step."""
-    arrays = [] if node is None else [as_array(value) for value in node.inputs[1:]]
-    if node is None or len(arrays) < 3 or any(a is None or a.size != 1 for a in arrays):
+    bounds = None if node is None else bounds_of(node, rank)
+    if bounds is None or bounds.keys() != {rank - 1}:
         return None
-    start, end, axis, *step = (int(array.item()) for array in arrays if array is not None)
-    if axis not in (-1, rank - 1):
-        return None
+    start, end, step = bounds[rank - 1]
     begin, stop, _ = slice(start, end).indices(size)
-    return begin, stop, step[0] if step else 1
+    return begin, stop, step
 
 
-def halves_of(node: ir.Node | None) -> tuple[tuple[int, int, int], tuple[int, int, int]] | None:
-    """Return what the two outputs of a Split of the last axis take."""
-    shapes = [] if node is None else [value.shape for value in node.outputs]
-    sizes = [shape[-1] for shape in shapes if shape is not None]
-    if len(sizes) != 2 or not all(isinstance(size, int) for size in sizes):
+def parted(a: ir.Value, b: ir.Value, size: int) -> tuple[ir.Value | None, bool]:
+    """Return what two values are both parts of, and whether they are its even and odd elements.
+
+    Args:
+        a: The first half of the last axis, or its even elements.
+        b: The second half, or the odd elements.
+        size: Of the last axis of what they are parts of.
+    """
+    first, second = a.producer(), b.producer()
+    x = None if first is None else first.inputs[0]
+    if first is None or second is None or x is None or x is not second.inputs[0]:
+        return None, False
+    if x.shape is None or x.shape[-1] != size:
+        return None, False
+    half, rank = size // 2, len(x.shape)
+    if first is second and first.op_type == "Split" and (a, b) == tuple(first.outputs):
+        last = first.attributes.get_int("axis", 0) in (-1, rank - 1)
+        even = all(part.shape is not None and part.shape[-1] == half for part in (a, b))
+        return (x if last and even else None), False
+    if first.op_type == second.op_type == "Slice":
+        parts = (window(first, rank, size), window(second, rank, size))
+        if parts == ((0, half, 1), (half, size, 1)):
+            return x, False
+        if parts == ((0, size, 2), (1, size, 2)):
+            return x, True
+    return None, False
+
+
+def pairs_of(first: ir.Value, second: ir.Value) -> ir.Value | None:
+    """Return the `[..., pairs, 2]` that two values are the first and the second elements of."""
+    places = _place(first), _place(second)
+    if places[0] is None or places[1] is None or places[0][0] is not places[1][0]:
         return None
-    first, second = (int(str(size)) for size in sizes)
-    return (0, first, 1), (first, first + second, 1)
+    pairs = places[0][0]
+    if (places[0][1], places[1][1]) != (0, 1) or not pairs.shape or pairs.shape[-1] != 2:
+        return None
+    return pairs
 
 
-def place(part: ir.Value) -> tuple[ir.Value, int] | None:
-    """Return what a value is one element of, along the last axis, which may stay; and which."""
+def _place(part: ir.Value) -> tuple[ir.Value, int] | None:
+    """Return what a value is an element of, of the two along the last axis; and which."""
     node = part.producer()
     if node is not None and node.op_type == "Squeeze" and node.inputs[0] is not None:
         inner, axes = node.inputs[0], ints_of(node, "axes", 1)
