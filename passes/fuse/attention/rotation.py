@@ -141,7 +141,7 @@ def parted(a: ir.Value, b: ir.Value, size: int) -> tuple[ir.Value | None, bool]:
     x = None if first is None else first.inputs[0]
     if first is None or second is None or x is None or x is not second.inputs[0]:
         return None, False
-    if x.shape is None or x.shape[-1] != size:
+    if x.shape is None or x.shape[-1] != size or size % 2:
         return None, False
     half, rank = size // 2, len(x.shape)
     if first is second and first.op_type == "Split" and (a, b) == tuple(first.outputs):

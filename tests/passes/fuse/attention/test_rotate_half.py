@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 
+import numpy as np
 import onnx_ir as ir
 import pytest
 
@@ -76,6 +77,14 @@ def test_rotary(freeze: Freeze, tables: str) -> None:
 )
 def test_what_is_no_rotation(freeze: Freeze, parts: tuple[str, ...], reason: str) -> None:
     assert_refuses(rotary, model(freeze, *parts), reason, target=WANTS)
+
+
+def test_halves_of_an_odd_size_are_none(freeze: Freeze) -> None:
+    signature = ROTARY.replace("N,4,S,8", "N,4,S,5").replace("float two", "float[7,5] a")
+    signature = signature.replace("[N,4,S,5]", "[N,4,7,5]")
+    numbers = {**ROTARY_NUMBERS, "half": 2, "a": np.ones((7, 5), np.float32)}
+    text = f"{signature} {{ cos = Cos(a) sin = Sin(a) {HALVES} {TURN} }}"
+    assert_refuses(rotary, freeze(text, opset=23, **numbers), "not the two halves", target=WANTS)
 
 
 def test_a_target_that_does_not_want_it(freeze: Freeze) -> None:
