@@ -29,6 +29,16 @@ def same_shape(a: ir.Value, b: ir.Value) -> bool:
     return all(map(same_dim, a.shape.dims, b.shape.dims))
 
 
+def keeps_shape(x: ir.Value, constant: ir.Value) -> bool:
+    """Whether what broadcasts x and a constant has the shape of x: the constant adds no size."""
+    if constant.shape is not None and not constant.shape.dims:
+        return True
+    if x.shape is None or constant.shape is None or len(constant.shape) > len(x.shape):
+        return False
+    pairs = zip(reversed(constant.shape.dims), reversed(x.shape.dims), strict=False)
+    return all(size == 1 or same_dim(size, dim) for size, dim in pairs)
+
+
 def target_of(data: ir.Value, result: ir.Value) -> list[int] | str:
     """Return the constant target that reshapes `data` to the shape of `result`, or why not.
 

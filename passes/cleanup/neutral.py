@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
+from burnish.passes.cleanup.dims import keeps_shape
 from burnish.passes.pattern import const
 from burnish.passes.rule import NoMatch, Operand, Rule, rule
 
@@ -35,18 +36,8 @@ def _all(number: float) -> Any:
 _ONE, _ZERO = _all(1), _all(0)
 
 
-def _keeps_shape(x: Operand, c: Operand) -> bool:
-    """Whether combining x with the constant gives x's own shape."""
-    if c.rank == 0:
-        return True
-    if x.dims is None or c.static_dims is None or len(c.static_dims) > len(x.dims):
-        return False
-    tail = x.dims[len(x.dims) - len(c.static_dims) :]
-    return all(size in (1, dim) for size, dim in zip(c.static_dims, tail, strict=True))
-
-
 def _unless_broadcast(op: Any, x: Operand, c: Operand) -> Any:
-    return x if _keeps_shape(x, c) else NoMatch("the constant may broadcast it")
+    return x if keeps_shape(x.value, c.value) else NoMatch("the constant may broadcast it")
 
 
 @rule(opset=(7, None))

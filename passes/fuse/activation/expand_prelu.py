@@ -23,8 +23,8 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from burnish.passes.cleanup.dims import keeps_shape
 from burnish.passes.context import PassContext
-from burnish.passes.fuse.activation.prelu import broadcasts
 from burnish.passes.fuse.channels import Channels
 from burnish.passes.fuse.conv.blocked import has_blocked_layout, summed_in_blocks
 from burnish.passes.fuse.rescale import FLOATS
@@ -47,7 +47,7 @@ def _slopes(x: Operand, a: Operand, ctx: PassContext) -> np.ndarray | NoMatch:
     assert a.array is not None
     if a.array.size == 0 or not np.isfinite(a.array).all():
         return NoMatch("a slope is not finite")
-    if not broadcasts(a, x):
+    if not keeps_shape(x.value, a.value):
         return NoMatch("the slopes may be of more axes than x, or longer")
     return a.array
 

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from burnish.passes.cleanup.dims import keeps_shape
 from burnish.passes.fuse.rescale import FLOATS
 from burnish.passes.fuse.scalar import is_scalar, number
 from burnish.passes.pattern import const, optional
@@ -87,7 +88,7 @@ def _(
         return NoMatch("what is below zero is cut off below")
     if least is not None and (number(least) == 0 or not number(least) <= 1):
         return NoMatch("the slope is above 1, or 0")
-    if not broadcasts(given, x):
+    if not keeps_shape(x.value, given.value):
         return NoMatch("the slopes may be of more axes than x, or longer")
     return op.PRelu(x, -given.array if minus else given)
 
@@ -109,14 +110,3 @@ def _(op: Builder, x: Operand, a: Operand) -> Replacement:
     if not np.isfinite(slope) or float(np.float32(slope)) != slope:
         return NoMatch("the slope is not finite in float32, or not exact")
     return op.LeakyRelu(x, alpha=slope)
-
-
-def broadcasts(a: Operand, x: Operand) -> bool:
-    """Whether slopes, given by `a`, fit x without making it larger."""
-    assert a.dims is not None
-    if not a.dims:
-        return True
-    if x.dims is None or len(a.dims) > len(x.dims):
-        return False
-    pairs = zip(reversed(a.dims), reversed(x.dims), strict=False)
-    return all(mine in (1, theirs) for mine, theirs in pairs)
