@@ -23,7 +23,16 @@ def with_mask(
     guarded: bool,
     flat: bool,
 ) -> ir.Value | NoMatch:
-    """Return the sum of the mask and what there was before it."""
+    """Return the sum of the mask and what there was before it.
+
+    Args:
+        op: Builds it.
+        mask: What is added to the scores, or put in their place.
+        before: The sum of the masks before it, of the type of the queries; None if there are none.
+        q: Queries `[batch, heads, queries, size]`, of floating point.
+        guarded: NaN behind the softmax becomes 0, or every query certainly sees a key.
+        flat: The scores have three axes; masks of three get an axis of heads.
+    """
     assert q.dtype is not None
     if isinstance(mask, Added):
         made = _softened(op, mask, guarded=guarded)
@@ -37,7 +46,7 @@ def with_mask(
             made = op.Reshape(made, _four_axes(op, mask.value, mask.shape))
         if mask.windows:
             made = _for_each_image(op, made, mask, q)
-        if flat and _rank(mask.value) == 3:
+        if flat and Operand(mask.value).rank == 3:
             made = op.Unsqueeze(made, np.array([1]))
         return made if before is None else op.Add(before, made)
     fill = soft(mask.fill, q.dtype, guarded=guarded)
@@ -48,7 +57,7 @@ def with_mask(
     kept = np.zeros((), q.dtype.numpy()) if before is None else before
     branches = (kept, number) if mask.keeps else (number, kept)
     condition = mask.condition
-    if flat and _rank(condition) == 3:
+    if flat and Operand(condition).rank == 3:
         condition = op.Unsqueeze(condition, np.array([1]))
     return op.Where(condition, *branches)  # type: ignore[no-any-return]
 
@@ -83,7 +92,14 @@ def _softened(op: Builder, mask: Added, *, guarded: bool) -> ir.Value | NoMatch:
 
 
 def with_floor(op: Builder, whole: ir.Value, mask: Floored, q: Operand) -> ir.Value | NoMatch:
-    """Hold the sum of all masks above minus infinity; where it is chosen, choose other numbers."""
+    """Hold the sum of all masks above minus infinity; where it is chosen, choose other numbers.
+
+    Args:
+        op: Builds it.
+        whole: The sum, of the type of the queries.
+        mask: What it is held at.
+        q: Queries, of floating point.
+    """
     assert q.dtype is not None
     low = soft(mask.low, q.dtype, guarded=True)
     if isinstance(low, NoMatch):
@@ -98,10 +114,6 @@ def with_floor(op: Builder, whole: ir.Value, mask: Floored, q: Operand) -> ir.Va
         return whole
     chosen = (number_of(max(branch or 0.0, low), q.dtype) for branch in found)
     return op.Where(node.inputs[0], *chosen)  # type: ignore[no-any-return]
-
-
-def _rank(value: ir.Value) -> int | None:
-    return None if value.shape is None else len(value.shape)
 
 
 def _four_axes(op: Builder, mask: ir.Value, scores: ir.Value) -> ir.Value:

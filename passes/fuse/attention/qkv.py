@@ -9,8 +9,8 @@ import onnx_ir as ir
 from burnish.passes.cleanup.dims import same_dim
 from burnish.passes.fuse.attention.heads import unrepeated
 from burnish.passes.fuse.attention.scores import FUSE_BEFORE, Scores
+from burnish.passes.fuse.sizes.inferred import inferred
 from burnish.passes.rule import Builder, NoMatch, Operand
-from burnish.passes.shapes import infer_node
 
 Parts = tuple[Operand, Operand, Operand]
 HEADS = np.array([1])
@@ -35,11 +35,9 @@ def parts_of(
     if not queries.dtype == keys.dtype == values.dtype:
         return NoMatch("queries, keys and values have different types")
     if found.factor is not None:
-        queries = op.Mul(queries, found.factor)
-        infer_node(op.nodes[-1], op.opset_imports)
+        queries = inferred(op, op.Mul(queries, found.factor))
     if found.keys_perm is not None:
-        keys = op.Transpose(keys, perm=found.keys_perm)
-        infer_node(op.nodes[-1], op.opset_imports)
+        keys = inferred(op, op.Transpose(keys, perm=found.keys_perm))
     elif shared:
         (few_keys, times), (few_values, again) = unrepeated(keys), unrepeated(values)
         if times == again:
@@ -47,7 +45,9 @@ def parts_of(
         else:
             times = 1
     if flat:
-        queries, keys, values = (_with_one_head(op, part) for part in (queries, keys, values))
+        queries, keys, values = (
+            inferred(op, op.Unsqueeze(part, HEADS)) for part in (queries, keys, values)
+        )
     parts = Operand(queries), Operand(keys), Operand(values)
     if any(_is_dequantized(part) for part in parts):
         return NoMatch("queries, keys or values are quantized", FUSE_BEFORE)
@@ -63,17 +63,6 @@ def parts_of(
     if k[1] * times != q[1] and not (shared and k[1] == 1):
         return NoMatch("queries and keys have different heads")
     return parts
-
-
-def has_three_axes(value: ir.Value) -> bool:
-    """Whether a value certainly has three axes."""
-    return value.shape is not None and len(value.shape) == 3
-
-
-def _with_one_head(op: Builder, part: ir.Value) -> ir.Value:
-    made: ir.Value = op.Unsqueeze(part, HEADS)
-    infer_node(op.nodes[-1], op.opset_imports)
-    return made
 
 
 def _narrow(value: ir.Value, dtype: ir.DataType | None) -> ir.Value:

@@ -25,9 +25,9 @@ from burnish.passes.fuse.attention.rotation import (
     rank_and_size,
     rotation,
 )
+from burnish.passes.fuse.sizes.inferred import inferred
 from burnish.passes.pattern import const
 from burnish.passes.rule import Builder, NoMatch, Operand, Replacement, rule
-from burnish.passes.shapes import infer_node
 
 
 def _product(op: Any, a: Any, b: Any, cos: Any, sin: Any) -> tuple[Any, Any]:
@@ -98,8 +98,7 @@ def _(
     if x is None or paired != (stacked is not None):
         if stacked is not None:
             return NoMatch("what is put in turns did not come in turns")
-        x = op.Concat(a, b, axis=-1)
-        infer_node(op.nodes[-1], op.opset_imports)
+        x = inferred(op, op.Concat(a, b, axis=-1))
     y = rotation(op, Operand(x), cos, sin, paired=stacked is not None, once=True)
     if isinstance(y, NoMatch):
         return y
@@ -125,6 +124,4 @@ def _pairs(op: Builder, a: ir.Value, b: ir.Value, size: int) -> ir.Value | None:
     pairs = pairs_of(a, b)
     if pairs is None or pairs.shape is None or len(pairs.shape) != 1 + len(a.shape or ()):
         return None
-    made: ir.Value = op.Reshape(pairs, np.array([*[0] * (len(pairs.shape) - 2), size]))
-    infer_node(op.nodes[-1], op.opset_imports)
-    return made
+    return inferred(op, op.Reshape(pairs, np.array([*[0] * (len(pairs.shape) - 2), size])))

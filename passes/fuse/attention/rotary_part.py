@@ -11,8 +11,8 @@ import onnx_ir as ir
 from burnish.passes.fuse.attention.heads import joined, split
 from burnish.passes.fuse.attention.opset import SINCE
 from burnish.passes.fuse.attention.rotation import window
+from burnish.passes.fuse.sizes.inferred import inferred
 from burnish.passes.rule import Builder, NoMatch, Operand, Replacement, rule
-from burnish.passes.shapes import infer_node
 
 
 @rule(opset=(SINCE, None))
@@ -51,8 +51,7 @@ def _(
         return NoMatch("the slices are not the two parts")
     whole = x.value
     if (begin, end) != (0, size):  # of x, they are parts of a part
-        whole = op.Slice(x, np.array([begin]), np.array([end]), np.array([3]))
-        infer_node(op.nodes[-1], op.opset_imports)
+        whole = inferred(op, op.Slice(x, np.array([begin]), np.array([end]), np.array([3])))
     count = middle - begin
     if not heads:
         return op.like(inner, whole, cos, sin, rotary_embedding_dim=count)

@@ -12,8 +12,8 @@ from burnish.passes.constant import scalar_of
 from burnish.passes.context import PassContext
 from burnish.passes.fuse.attention.angles import Angles, angles_of
 from burnish.passes.fuse.attention.heads import joined, split
+from burnish.passes.fuse.sizes.inferred import inferred
 from burnish.passes.rule import Builder, NoMatch, Operand
-from burnish.passes.shapes import infer_node
 
 LAST = (-1, 2, 3)
 """How the last of three or four axes may be given; `joins_last` tells whether it is the last."""
@@ -54,7 +54,7 @@ def rotation(
     alone = len(x.dims) == 3
     if any(len(table.dims or ()) > len(x.dims) for table in (cos, sin)):
         return NoMatch("the angles have more axes than what is rotated")
-    whole = Operand(_with_batch(op, x.value)) if alone else x
+    whole = Operand(inferred(op, op.Unsqueeze(x, np.array([0])))) if alone else x
     assert whole.dims is not None
     tables: list[Angles] = []
     for table in (cos, sin):
@@ -92,15 +92,7 @@ def _tokens_first(x: Operand, table: Operand) -> bool:
 
 
 def _swapped(op: Builder, x: ir.Value) -> ir.Value:
-    made: ir.Value = op.Transpose(x, perm=[1, 0, 2, 3])
-    infer_node(op.nodes[-1], op.opset_imports)
-    return made
-
-
-def _with_batch(op: Builder, x: ir.Value) -> ir.Value:
-    made: ir.Value = op.Unsqueeze(x, np.array([0]))
-    infer_node(op.nodes[-1], op.opset_imports)
-    return made
+    return inferred(op, op.Transpose(x, perm=[1, 0, 2, 3]))
 
 
 def _whole(x: Operand) -> ir.Value:

@@ -15,7 +15,7 @@ from burnish.passes.context import PassContext
 from burnish.passes.fuse.attention.heads import apart
 from burnish.passes.fuse.attention.mask import mask_of
 from burnish.passes.fuse.attention.operators import Attended, form_for
-from burnish.passes.fuse.attention.qkv import HEADS, has_dims, has_three_axes, parts_of
+from burnish.passes.fuse.attention.qkv import HEADS, has_dims, parts_of
 from burnish.passes.fuse.attention.read_scores import read_scores
 from burnish.passes.fuse.attention.scores import Scores
 from burnish.passes.fuse.attention.zeroed import zeroed_too
@@ -77,7 +77,7 @@ def _(
     form = form_for(op, ctx.target, v.dtype, capped=found.softcap != 0)
     if isinstance(form, NoMatch):
         return form
-    flat = all(has_three_axes(value) for value in (found.queries, found.keys, values))
+    flat = all(Operand(part).rank == 3 for part in (found.queries, found.keys, values))
     parts = parts_of(op, found, values, shared=form.shares_heads, flat=flat)
     if isinstance(parts, NoMatch):
         return parts

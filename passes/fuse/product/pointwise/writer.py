@@ -11,8 +11,8 @@ import onnx_ir as ir
 from burnish.passes.constant import as_array, is_constant, tensor_of
 from burnish.passes.fuse.product.chain import TO_BACK, TO_FRONT, Product, front_of
 from burnish.passes.fuse.rescale import LAZY_BYTES
+from burnish.passes.fuse.sizes.inferred import inferred
 from burnish.passes.rule import Builder
-from burnish.passes.shapes import infer_node
 
 Written = dict[tuple[ir.Value, bool, int, int], ir.Value]
 """Weights of products, whether turned, and size of the kernel -> weights of convolutions."""
@@ -46,7 +46,7 @@ class ConvWriter:
             array = as_array(bias)
             assert array is not None
             bias = self.op.constant(array.reshape(-1))
-        return self._inferred(self.op.Conv(front, weights, bias, kernel_shape=kernel))
+        return inferred(self.op, self.op.Conv(front, weights, bias, kernel_shape=kernel))
 
     def enter(self, value: ir.Value) -> ir.Value:
         """Return a value with its channels in front."""
@@ -66,27 +66,21 @@ class ConvWriter:
                 item if item is None or is_constant(item) else self.enter(item)
                 for item in node.inputs
             ]
-            return self._inferred(self.op.like(node, *inputs))
+            return inferred(self.op, self.op.like(node, *inputs))
         rank = len(value.shape or ())
         if rank == 2:
-            return self._inferred(self.op.Unsqueeze(value, np.array([2, 3])))
+            return inferred(self.op, self.op.Unsqueeze(value, np.array([2, 3])))
         if rank == 3:
-            value = self._inferred(self.op.Unsqueeze(value, np.array([0])))
-        return self._inferred(self.op.Transpose(value, perm=TO_FRONT))
+            value = inferred(self.op, self.op.Unsqueeze(value, np.array([0])))
+        return inferred(self.op, self.op.Transpose(value, perm=TO_FRONT))
 
     def leave(self, front: ir.Value, old: ir.Value) -> ir.Value:
         """Return a value with its channels in front as the one that it replaces had them."""
         rank = len(old.shape or ())
         if rank == 2:
-            return self._inferred(self.op.Flatten(front, axis=1))
-        left = self._inferred(self.op.Transpose(front, perm=TO_BACK))
-        return left if rank == 4 else self._inferred(self.op.Squeeze(left, np.array([0])))
-
-    def _inferred(self, value: ir.Value) -> ir.Value:
-        node = value.producer()
-        assert node is not None
-        infer_node(node, self.op.opset_imports)
-        return value
+            return inferred(self.op, self.op.Flatten(front, axis=1))
+        left = inferred(self.op, self.op.Transpose(front, perm=TO_BACK))
+        return left if rank == 4 else inferred(self.op, self.op.Squeeze(left, np.array([0])))
 
     def _weights(self, product: Product, kernel: list[int]) -> ir.Value:
         """Return weights as [outputs, inputs of a pixel, *kernel]."""
