@@ -19,9 +19,9 @@ from typing import Any, ClassVar
 import onnx_ir as ir
 
 from burnish.passes.cleanup.arguments import ints_of, with_axes
-from burnish.passes.cleanup.partial.partial import Dim, Element
+from burnish.passes.cleanup.partial.partial import Element
 from burnish.passes.constant import scalar_of
-from burnish.passes.fuse.attention.heads import elements_of
+from burnish.passes.fuse.attention.heads import elements_of, is_size_of
 from burnish.passes.fuse.one_size import one_size
 from burnish.passes.fuse.picked_rows import gather_of_rows
 from burnish.passes.rule import Builder, NoMatch, Operand, Replacement, Rule, RulePass, rule
@@ -78,7 +78,7 @@ def counts_of(value: ir.Value | None, depth: int = _DEPTH) -> Counts | None:
         return tuple(Count(places[c.axis], c.size, c.factors) for c in found)
     if node.op_type == "Expand":
         found = _within(node.inputs[0], rank, depth)
-        whole = found is not None and all(is_size(c.size, value, c.axis) for c in found)
+        whole = found is not None and all(is_size_of(c.size, value, c.axis) for c in found)
         return found if whole else None
     return None
 
@@ -100,14 +100,6 @@ def _scaled(inputs: Sequence[ir.Value | None], rank: int, depth: int) -> Counts 
             more = () if factor[0] == 1 else (factor[0],)
             return tuple(Count(c.axis, c.size, c.factors + more) for c in found)
     return None
-
-
-def is_size(element: Element, value: ir.Value, axis: int) -> bool:
-    """Whether an element is known to be the size of an axis of a value."""
-    if isinstance(element, Dim):
-        return element.same_size(value, axis)
-    assert value.shape is not None
-    return isinstance(element, int) and value.shape[axis] == element
 
 
 @rule(opset=(11, None))
@@ -143,7 +135,7 @@ def _(op: Builder, x: Operand, index: Operand, flat: ir.Node | None) -> Replacem
     if [count.axis for count in ordered] != sorted({count.axis for count in ordered}):
         return NoMatch("the axes are not in order")
     if len(ordered) != len(x.dims) or not all(
-        is_size(count.size, x.value, axis) and _is_product(count.factors, x.value, factors[axis])
+        is_size_of(count.size, x.value, axis) and _is_product(count.factors, x.value, factors[axis])
         for axis, count in enumerate(ordered)
     ):
         return NoMatch("the indices do not count through all of it")
@@ -173,7 +165,7 @@ def _is_product(factors: Sequence[Element], value: ir.Value, axes: Sequence[int]
     """Whether factors are the sizes of axes of a value, in any order."""
     left = list(axes)
     for factor in factors:
-        axis = next((axis for axis in left if is_size(factor, value, axis)), None)
+        axis = next((axis for axis in left if is_size_of(factor, value, axis)), None)
         if axis is None:
             return False
         left.remove(axis)

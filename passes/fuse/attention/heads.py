@@ -45,10 +45,10 @@ def _(op: Builder, x: Operand, merged: Operand, split: Operand) -> Replacement:
     inner, outer = elements_of(merged.value), elements_of(split.value)
     if inner is None or outer is None or len(inner) != 3 or len(outer) != 4:
         return NoMatch("the shapes are not known")
-    if not (_is_size(inner[1], x.value, 2) and _is_size(inner[2], x.value, 3)):
+    if not (is_size_of(inner[1], x.value, 2) and is_size_of(inner[2], x.value, 3)):
         return NoMatch("the reshape does not keep the last two axes")
     # One of them may be -1: it stands for what the others leave.
-    left = [i for i in range(4) if not _is_size(outer[i], x.value, SWAP_LAST[i])]
+    left = [i for i in range(4) if not is_size_of(outer[i], x.value, SWAP_LAST[i])]
     if len(left) > 1 or any(outer[i] != -1 for i in left):
         return NoMatch("the reshape does not restore the leading axes")
     return op.Transpose(x, perm=SWAP_LAST)
@@ -73,8 +73,8 @@ def _partial(value: ir.Value | None, depth: int) -> Partial | None:
     return follow(node, {item: partial for item, partial in known.items() if partial is not None})
 
 
-def _is_size(element: Element, value: ir.Value, axis: int) -> bool:
-    """Whether an element of a shape certainly is the size of an axis."""
+def is_size_of(element: Element, value: ir.Value, axis: int) -> bool:
+    """Whether an element of a shape certainly is the size of an axis of a value."""
     if isinstance(element, Dim):
         return element.same_size(value, axis)
     dim = None if value.shape is None else value.shape[axis]

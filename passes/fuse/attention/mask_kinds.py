@@ -68,7 +68,7 @@ class Floored:
 
     @property
     def factor(self) -> float:
-        """What it was multiplied by, which no mask can tell."""
+        """Always 1: what it holds is in masks before it, and they tell what both were scaled by."""
         return 1.0
 
 

@@ -17,8 +17,6 @@ from burnish.passes.rule import Builder, NoMatch, Operand, Replacement, rule
 
 _BETWEEN = ("Cast", "Where")  # what may stand between a softmax and its product
 _ON_THE_WAY = ("Softmax", *_BETWEEN)
-
-
 _LAST = (-1, 3)
 
 
@@ -50,6 +48,7 @@ def _(op: Builder, w: Operand, a: Operand, b: Operand, swap: ir.Node | None) -> 
 
 
 def _is_weights(value: ir.Value) -> bool:
+    """Whether a value is what a softmax gives, perhaps guarded and cast behind it."""
     node = value.producer()
     for _ in range(len(_BETWEEN) + 1):
         if node is None or node.op_type == "Softmax":
@@ -57,7 +56,5 @@ def _is_weights(value: ir.Value) -> bool:
         if node.op_type not in _BETWEEN:
             return False
         made = [item.producer() for item in node.inputs if item is not None]
-        node = next(
-            (item for item in made if item and item.op_type in ("Softmax", *_BETWEEN)), None
-        )
+        node = next((item for item in made if item and item.op_type in _ON_THE_WAY), None)
     return False

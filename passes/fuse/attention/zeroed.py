@@ -14,7 +14,7 @@ import onnx_ir as ir
 
 from burnish.passes.constant import as_array, scalar_of
 from burnish.passes.fuse.attention.mask_kinds import Added, Mask, Replaced
-from burnish.passes.fuse.attention.minus_infinity import lowest
+from burnish.passes.fuse.attention.minus_infinity import far, lowest
 from burnish.passes.rule import NoMatch
 
 
@@ -62,4 +62,4 @@ def _hides(mask: Mask) -> bool:
     if node is None or node.op_type == "Where":
         return True
     factors = [scalar_of(item) for item in node.inputs] if node.op_type in ("Mul", "Div") else []
-    return any(factor is not None and abs(factor) > 1e30 for factor in factors)
+    return any(factor is not None and abs(factor) > -far(ir.DataType.FLOAT) for factor in factors)

@@ -39,14 +39,14 @@ def _(
         return NoMatch("what is chosen is not where a size is -1")
     if ones.array is None or (ones.array != 1).any():
         return NoMatch("what is chosen is not 1")
+    if which is not None and (which.array is None or which.array.shape != (len(concat.inputs),)):
+        return NoMatch("the choice is not made for each size")
     parts: list[Any] = []
-    for part in concat.inputs:
-        known, place = as_array(part), len(parts)
+    for place, part in enumerate(concat.inputs):
+        known = as_array(part)
         if part is None or part.shape is None or part.shape.dims != (1,):
             return NoMatch("the sizes are not put together one by one")
-        if which is not None:
-            if which.array is None or which.array.shape != (len(concat.inputs),):
-                return NoMatch("the choice is not made for each size")
+        if which is not None and which.array is not None:
             parts.append(np.array([1]) if which.array[place] else part)
         elif known is not None:
             parts.append(np.where(known == -1, 1, known))
