@@ -7,14 +7,9 @@ Numbers are compared with the runtime's own optimizations off, within `numeric.T
 
 from __future__ import annotations
 
-import dataclasses
-
-from burnish.backends.target import Target
 from burnish.passes.fuse.attention.absorbed_heads import attention_joins_heads
 from burnish.testing import assert_refuses, assert_rewrites, parse
-
-WANTS = dataclasses.replace(Target.parse("cpu"), preferences=())
-HEADER = '<ir_version: 10, opset_import: ["" : 23]>\n'
+from tests.passes.fuse.attention.conftest import HEADER, WANTS
 
 
 def test_attention_joins_heads() -> None:

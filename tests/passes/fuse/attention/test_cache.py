@@ -7,19 +7,15 @@ Numbers are compared with the runtime's own optimizations off, within `numeric.T
 
 from __future__ import annotations
 
-import dataclasses
-
 import numpy as np
 import pytest
 
-from burnish.backends.target import Target
 from burnish.passes.fuse.attention.absorbed_heads import cached_attention_joins_heads
 from burnish.passes.fuse.attention.cache import attention_with_past
 from burnish.passes.fuse.attention.causal import causal_attention
 from burnish.testing import assert_refuses, assert_rewrites, assert_same_outputs, parse, run_pass
+from tests.passes.fuse.attention.conftest import HEADER, WANTS
 
-WANTS = dataclasses.replace(Target.parse("cpu"), preferences=())
-HEADER = '<ir_version: 10, opset_import: ["" : 23]>\n'
 SIGNATURE = (
     HEADER + "g (float[N,4,S,8] q, float[N,2,S,8] k, float[N,2,S,6] v, float[N,2,P,8] pk,"
     " float[N,2,P,6] pv) => (float[N,4,S,6] y, float[N,2,T,8] keys, float[N,2,T,6] values)"

@@ -7,18 +7,14 @@ Numbers are compared with the runtime's own optimizations off, within `numeric.T
 
 from __future__ import annotations
 
-import dataclasses
-
 import numpy as np
 import pytest
 
-from burnish.backends.target import Target
 from burnish.passes.fuse.attention.attention import FuseAttention
 from burnish.passes.fuse.attention.causal import causal_attention
 from burnish.testing import assert_refuses, assert_rewrites, assert_same_outputs, parse, run_pass
+from tests.passes.fuse.attention.conftest import HEADER, WANTS
 
-WANTS = dataclasses.replace(Target.parse("cpu"), preferences=())
-HEADER = '<ir_version: 10, opset_import: ["" : 23]>\n'
 SIGNATURE = "g (%s[N,4,S,8] q, %s[N,4,S,8] k, %s[N,4,S,8] v) => (%s[N,4,S,8] y)"
 CONSTANTS = (
     " <int64 zero = {0}, int64 one = {1}, int64 two = {2}, int64[1] column = {1},"

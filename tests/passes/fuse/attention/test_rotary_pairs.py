@@ -9,20 +9,16 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter
-from collections.abc import Callable
 from typing import Any
 
 import onnx_ir as ir
 import pytest
 
 from burnish.backends.preferences import Preference
-from burnish.backends.target import Target
 from burnish.passes.fuse.attention.rotary_pairs import rotary_pairs
 from burnish.testing import assert_refuses, assert_same_outputs, run_pass
+from tests.passes.fuse.attention.conftest import WANTS, Freeze
 
-Freeze = Callable[..., ir.Model]
-
-WANTS = dataclasses.replace(Target.parse("cpu"), preferences=())
 WANTS_NOT = dataclasses.replace(WANTS, preferences=(Preference("RotaryEmbedding", False, 0.9),))
 SIGNATURE = (
     "g (float[N,4,S,8] x, float[N,1,S,4] xc, float[N,1,S,4] xs, float[N,4,S,6] x2, int64[1] zero,"

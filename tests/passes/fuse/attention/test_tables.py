@@ -3,17 +3,14 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 import numpy as np
 import pytest
 
-from burnish.backends.target import Target
 from burnish.passes.fuse.attention.attention import FuseAttention
 from burnish.passes.fuse.attention.tables import choice_by_table
 from burnish.testing import assert_becomes, assert_refuses, assert_rewrites, parse
+from tests.passes.fuse.attention.conftest import WANTS
 
-WANTS = dataclasses.replace(Target.parse("cpu"), preferences=())
 TABLE = np.tri(6, dtype=np.float32)[None, None]
 SIGNATURE = "g (float[N,4,%s,%s] x) => (float[N,4,S,S] y)"
 CONSTANTS = (

@@ -3,16 +3,13 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 import pytest
 
-from burnish.backends.target import Target
 from burnish.passes.fuse.attention.attention import FuseAttention
 from burnish.passes.fuse.attention.values import values_side_by_side
 from burnish.testing import assert_becomes, assert_refuses, assert_rewrites, parse
+from tests.passes.fuse.attention.conftest import WANTS
 
-WANTS = dataclasses.replace(Target.parse("cpu"), preferences=())
 SIGNATURE = (
     '<ir_version: 10, opset_import: ["": 23]>'
     "g (float[N,4,5,6] s, float[N,4,6,8] a, float[N,4,6,7] b) => (float[N,4,5,15] y)"

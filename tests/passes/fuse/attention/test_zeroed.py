@@ -7,19 +7,15 @@ Numbers are compared with the runtime's own optimizations off, within `numeric.T
 
 from __future__ import annotations
 
-import dataclasses
-
 import numpy as np
 import pytest
 
-from burnish.backends.preferences import Preference
 from burnish.backends.target import Target
 from burnish.passes.fuse.attention.attention import FuseAttention
 from burnish.passes.fuse.attention.scaled_dot_product import attention
 from burnish.testing import assert_refuses, assert_same_outputs, parse, run_pass
+from tests.passes.fuse.attention.conftest import WANTS, WANTS_MHA
 
-WANTS = dataclasses.replace(Target.parse("cpu"), preferences=())
-WANTS_MHA = dataclasses.replace(WANTS, preferences=(Preference("Attention", False, 0.5),))
 TEXT = """<ir_version: 10, opset_import: ["" : 23]>
     g (float[N,4,2,8] q, float[N,4,3,8] k, float[N,4,3,8] v, bool[N,1,2,3] m, float[N,4,2,3] b)
     => (float[N,4,2,8] y)

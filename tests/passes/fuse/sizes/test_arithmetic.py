@@ -7,8 +7,8 @@ import pytest
 
 from burnish.passes.fuse.sizes.arithmetic import size_or_one, size_times_over
 from burnish.testing import assert_refuses, assert_rewrites, assert_same_outputs, parse, run_pass
+from tests.passes.fuse.sizes.conftest import HEADER
 
-HEADER = '<ir_version: 10, opset_import: ["" : 23]>\n'
 TARGET = (
     "g (float[N,S] x, float[1,1,1] z) => (float[N,C,S] y) <int64[1] minus = {-1},"
     " int64[3] minuses = {-1, -1, -1}, int64[3] ones = {1, 1, 1}, int64[1] one = {1},"

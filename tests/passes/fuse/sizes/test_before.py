@@ -7,8 +7,7 @@ import pytest
 
 from burnish.passes.fuse.sizes.before import size_before_attention, size_before_transpose
 from burnish.testing import assert_refuses, assert_rewrites, parse
-
-HEADER = '<ir_version: 10, opset_import: ["" : 23]>\n'
+from tests.passes.fuse.sizes.conftest import HEADER
 
 
 def test_size_before_transpose() -> None:

@@ -7,8 +7,7 @@ import pytest
 
 from burnish.passes.fuse.sizes.of_input import size_of_input
 from burnish.testing import assert_refuses, assert_rewrites, parse
-
-HEADER = '<ir_version: 10, opset_import: ["" : 23]>\n'
+from tests.passes.fuse.sizes.conftest import HEADER
 
 
 @pytest.mark.parametrize(

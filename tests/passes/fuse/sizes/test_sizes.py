@@ -4,8 +4,7 @@
 from __future__ import annotations
 
 from burnish.testing import assert_same_outputs, parse, run_pass
-
-HEADER = '<ir_version: 10, opset_import: ["" : 23]>\n'
+from tests.passes.fuse.sizes.conftest import HEADER
 
 
 def test_known_sizes_makes_shapes_known_and_keeps_what_outputs_are_called() -> None:

@@ -7,44 +7,21 @@ Numbers are compared with the runtime's own optimizations off, within `numeric.T
 
 from __future__ import annotations
 
-import dataclasses
 import random
-from collections import Counter
-from collections.abc import Callable
 
-import onnx_ir as ir
 import pytest
 
-from burnish.backends.preferences import Preference
-from burnish.backends.target import Target
 from burnish.passes.fuse.product.pointwise.pointwise import Pointwise
-from burnish.passes.fuse.product.pointwise.products_to_convs import ALONE
 from burnish.passes.pipeline import Pipeline
-from burnish.testing import (
-    rewritten,
-    run_pass,
-)
-
-Freeze = Callable[..., ir.Model]
-
-# As if one product alone were worth it, which is otherwise measured.
-_EAGER = dataclasses.replace(
-    Target.parse("cpu"),
-    preferences=(Preference(ALONE, True), *Target.parse("cpu").preferences),
-)
-_CONSTANTS = "float[8,12] w, float[12,8] u, float[12] b, float[1,1,8] c, float[8,12] g"
-_MLP = "m = MatMul(x, w)  h = Add(m, b)  a = Gelu(h)  n = MatMul(a, u)  y = Add(c, n)"
-
-
-def _counts(model: ir.Model) -> Counter[str]:
-    return Counter(node.op_type for node in model.graph)
+from burnish.testing import rewritten, run_pass
+from tests.passes.fuse.product.pointwise.conftest import CONSTANTS, EAGER, MLP, Freeze, counts
 
 
 def test_once_is_enough(freeze: Freeze) -> None:
-    model = freeze(f"g (float[B,S,8] x, {_CONSTANTS}) => (float[B,S,8] y) {{ {_MLP} }}", opset=21)
-    run_pass(Pointwise(), model, target=_EAGER)
+    model = freeze(f"g (float[B,S,8] x, {CONSTANTS}) => (float[B,S,8] y) {{ {MLP} }}", opset=21)
+    run_pass(Pointwise(), model, target=EAGER)
     once = [node.op_type for node in model.graph]
-    run_pass(Pointwise(), model, target=_EAGER)
+    run_pass(Pointwise(), model, target=EAGER)
     assert [node.op_type for node in model.graph] == once
 
 
@@ -82,5 +59,5 @@ def test_random_chains_keep_their_numbers(freeze: Freeze, seed: int) -> None:
     outputs = f"{shape} {made[-1][0]}, {shape} {rng.choice(made[1:-1])[0]}"
     weights = "float[8,12] w, float[12,8] u, float[12] b, float[8] d"
     before = freeze(f"g ({rank} x, {weights}) => ({outputs}) {{ {'  '.join(lines)} }}", opset=21)
-    after = rewritten(Pointwise(), before, target=_EAGER)
-    assert _counts(after)["MatMul"] == 0
+    after = rewritten(Pointwise(), before, target=EAGER)
+    assert counts(after)["MatMul"] == 0

@@ -7,9 +7,6 @@ Numbers are compared with the runtime's own optimizations off, within `numeric.T
 
 from __future__ import annotations
 
-import dataclasses
-from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,36 +14,10 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from burnish.backends.preferences import Preference
-from burnish.backends.target import Target
 from burnish.passes.fuse.product.pointwise.pointwise import Pointwise
-from burnish.passes.fuse.product.pointwise.products_to_convs import ALONE, ProductsToConvs
-from burnish.testing import (
-    assert_refuses,
-    parse,
-    refusals,
-    rewritten,
-    run_pass,
-)
-
-Freeze = Callable[..., ir.Model]
-
-# As if one product alone were worth it, which is otherwise measured.
-_EAGER = dataclasses.replace(
-    Target.parse("cpu"),
-    preferences=(Preference(ALONE, True), *Target.parse("cpu").preferences),
-)
-_CONSTANTS = "float[8,12] w, float[12,8] u, float[12] b, float[1,1,8] c, float[8,12] g"
-
-
-def _model(
-    freeze: Freeze, body: str, *, x: str = "float[B,S,8]", y: str = "float[B,S,N]", opset: int = 21
-) -> ir.Model:
-    return freeze(f"g ({x} x, {_CONSTANTS}) => ({y} y) {{ {body} }}", opset=opset)
-
-
-def _counts(model: ir.Model) -> Counter[str]:
-    return Counter(node.op_type for node in model.graph)
+from burnish.passes.fuse.product.pointwise.products_to_convs import ProductsToConvs
+from burnish.testing import assert_refuses, parse, refusals, rewritten, run_pass
+from tests.passes.fuse.product.pointwise.conftest import CONSTANTS, EAGER, Freeze, counts, products
 
 
 @pytest.mark.parametrize(
@@ -58,7 +29,7 @@ def _counts(model: ir.Model) -> Counter[str]:
     ],
 )
 def test_refuses(freeze: Freeze, body: str, options: dict[str, Any], reason: str) -> None:
-    assert_refuses(ProductsToConvs(), _model(freeze, body, **options), reason)
+    assert_refuses(ProductsToConvs(), products(freeze, body, **options), reason)
 
 
 def test_refuses_channels_that_fit_no_block(freeze: Freeze) -> None:
@@ -83,20 +54,20 @@ def test_refuses_other_types(freeze: Freeze) -> None:
     ],
 )
 def test_keeps_apart_what_others_read_or_make(freeze: Freeze, body: str) -> None:
-    before = _model(freeze, body)
-    after = rewritten(Pointwise(), before, target=_EAGER)
-    assert _counts(after)["Transpose"] == 4
+    before = products(freeze, body)
+    after = rewritten(Pointwise(), before, target=EAGER)
+    assert counts(after)["Transpose"] == 4
 
 
 def test_one_product_alone_stays_unless_measured_faster(freeze: Freeze) -> None:
-    assert_refuses(ProductsToConvs(), _model(freeze, "y = MatMul(x, w)"), "runs it no faster")
+    assert_refuses(ProductsToConvs(), products(freeze, "y = MatMul(x, w)"), "runs it no faster")
 
 
 @pytest.mark.parametrize("opset", [11, 12])
 def test_leaves_older_opsets_alone(freeze: Freeze, opset: int) -> None:
-    model = _model(freeze, "y = MatMul(x, w)", opset=opset)
-    run_pass(Pointwise(), model, target=_EAGER)
-    assert _counts(model) == {"MatMul": 1}
+    model = products(freeze, "y = MatMul(x, w)", opset=opset)
+    run_pass(Pointwise(), model, target=EAGER)
+    assert counts(model) == {"MatMul": 1}
 
 
 _BEFORE = "m = MatMul(x, w)  r = Relu(m)"
@@ -104,13 +75,13 @@ _BEFORE = "m = MatMul(x, w)  r = Relu(m)"
 
 def test_readers_before_the_last_bias_find_what_they_read(freeze: Freeze) -> None:
     before = freeze(
-        f"g (float[B,S,8] x, {_CONSTANTS}, float[12,8] v, float[8] d)"
+        f"g (float[B,S,8] x, {CONSTANTS}, float[12,8] v, float[8] d)"
         " => (float[B,S,8] y, float[B,S,8] z)"
         f" {{ {_BEFORE}  n = MatMul(r, u)  o = MatMul(r, v)  p = Relu(o)  z = Neg(p)"
         "  y = Add(n, d) }"
     )
-    after = rewritten(Pointwise(), before, target=_EAGER)
-    assert "MatMul" not in _counts(after)
+    after = rewritten(Pointwise(), before, target=EAGER)
+    assert "MatMul" not in counts(after)
 
 
 _CHOICE = (
@@ -125,29 +96,29 @@ def test_products_of_a_branch_are_not_beside_those_outside(
     freeze: Freeze, body: str, chosen: bool
 ) -> None:
     before = freeze(
-        f"g (float[B,S,8] x, bool q, {_CONSTANTS}, float[12,8] v)"
+        f"g (float[B,S,8] x, bool q, {CONSTANTS}, float[12,8] v)"
         f" => (float[B,S,8] y, float[B,S,8] z) {{ {_BEFORE}  {body} }}",
         q=np.array(chosen),
     )
-    after = rewritten(Pointwise(), before, target=_EAGER)
-    assert (_counts(after)["MatMul"], _counts(after)["Conv"]) == (0, 2)
+    after = rewritten(Pointwise(), before, target=EAGER)
+    assert (counts(after)["MatMul"], counts(after)["Conv"]) == (0, 2)
 
 
 def test_a_loop_does_not_take_in_what_is_computed_once(freeze: Freeze) -> None:
     before = freeze(
-        f"g (float[B,S,8] x, int64 n, {_CONSTANTS}) => (float[B,S,8] y)"
+        f"g (float[B,S,8] x, int64 n, {CONSTANTS}) => (float[B,S,8] y)"
         f" {{ {_BEFORE}  y = Loop(n,, x) <body = l (int64 i, bool go, float[B,S,8] s)"
         " => (bool on, float[B,S,8] sum)"
         " { on = Identity(go)  o = MatMul(r, u)  sum = Add(s, o) }> }",
         n=np.array(3),
     )
-    after = rewritten(Pointwise(), before, target=_EAGER)
-    assert _counts(after)["Conv"] == 1
+    after = rewritten(Pointwise(), before, target=EAGER)
+    assert counts(after)["Conv"] == 1
 
 
 def test_each_product_is_refused_once(freeze: Freeze) -> None:
     model = freeze(
-        f"g (float[B,S,8] x, {_CONSTANTS}) => (float[B,S,12] y, float[B,S,12] z)"
+        f"g (float[B,S,8] x, {CONSTANTS}) => (float[B,S,12] y, float[B,S,12] z)"
         " { m = MatMul(x, w)  y = Add(m, b)  n = MatMul(x, g)  z = Add(n, b) }"
     )
     found = refusals(run_pass(ProductsToConvs(), model))
@@ -176,8 +147,8 @@ def test_weights_of_a_model_larger_than_memory_stay_in_their_file(
         )
         model.graph.inputs.remove(value)
         model.graph.register_initializer(value)
-    ctx = run_pass(Pointwise(), model, target=_EAGER)
-    assert (_counts(model)["MatMul"] == 2) == stay
+    ctx = run_pass(Pointwise(), model, target=EAGER)
+    assert (counts(model)["MatMul"] == 2) == stay
     if stay:
         (reason,) = refusals(ctx)["products-to-convs"]
         assert reason == "the weights are mapped from a file too large for memory"

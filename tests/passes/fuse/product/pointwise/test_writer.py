@@ -7,45 +7,24 @@ Numbers are compared with the runtime's own optimizations off, within `numeric.T
 
 from __future__ import annotations
 
-import dataclasses
-from collections import Counter
-from collections.abc import Callable
-
 import numpy as np
-import onnx_ir as ir
 import pytest
 
-from burnish.backends.preferences import Preference
-from burnish.backends.target import Target
 from burnish.passes.fuse.product.pointwise.pointwise import Pointwise
-from burnish.passes.fuse.product.pointwise.products_to_convs import ALONE
-from burnish.testing import (
-    rewritten,
+from burnish.testing import rewritten
+from tests.passes.fuse.product.pointwise.conftest import (
+    CONSTANTS,
+    EAGER,
+    MLP,
+    Freeze,
+    counts,
+    products,
 )
 
-Freeze = Callable[..., ir.Model]
-
-# As if one product alone were worth it, which is otherwise measured.
-_EAGER = dataclasses.replace(
-    Target.parse("cpu"),
-    preferences=(Preference(ALONE, True), *Target.parse("cpu").preferences),
-)
-_CONSTANTS = "float[8,12] w, float[12,8] u, float[12] b, float[1,1,8] c, float[8,12] g"
-_MLP = "m = MatMul(x, w)  h = Add(m, b)  a = Gelu(h)  n = MatMul(a, u)  y = Add(c, n)"
 _GATED = (
     "m = MatMul(x, w)  h = MatMul(x, g)  s = Sigmoid(m)  t = Mul(m, s)  a = Mul(t, h)"
     "  y = MatMul(a, u)"
 )
-
-
-def _model(
-    freeze: Freeze, body: str, *, x: str = "float[B,S,8]", y: str = "float[B,S,N]", opset: int = 21
-) -> ir.Model:
-    return freeze(f"g ({x} x, {_CONSTANTS}) => ({y} y) {{ {body} }}", opset=opset)
-
-
-def _counts(model: ir.Model) -> Counter[str]:
-    return Counter(node.op_type for node in model.graph)
 
 
 @pytest.mark.parametrize(
@@ -53,7 +32,7 @@ def _counts(model: ir.Model) -> Counter[str]:
     [
         ("y = MatMul(x, w)", 1),
         ("m = MatMul(x, w)  y = Add(b, m)", 1),
-        (_MLP, 2),
+        (MLP, 2),
         (_GATED, 3),
         ("m = MatMul(x, w)  h = QuickGelu<alpha=1.0>(m)  y = MatMul(h, u)", 2),
         ("m = MatMul(x, w)  n = MatMul(m, u)  p = Relu(n)  y = MatMul(p, g)", 3),
@@ -69,9 +48,9 @@ def test_what_lies_between_products_is_in_one_layout(
     body = body.replace("QuickGelu", "com.microsoft.QuickGelu")
     if "4" in x or "5" in x:
         body = body.replace("(c, n)", "(n, c)")
-    before = _model(freeze, body, x=x, y=y)
-    after = rewritten(Pointwise(), before, target=_EAGER)
-    found = _counts(after)
+    before = products(freeze, body, x=x, y=y)
+    after = rewritten(Pointwise(), before, target=EAGER)
+    found = counts(after)
     assert "MatMul" not in found
     assert (found["Conv"], found["Transpose"]) == (convs, 2)
 
@@ -88,8 +67,8 @@ def test_a_row_is_a_map_of_one_pixel(freeze: Freeze, body: str) -> None:
         "g (float[1,8] x, float[12,8] w8, float[12] b, float[12,8] u) => (float[1,N] y)"
         f" {{ {body} }}"
     )
-    after = rewritten(Pointwise(), before, target=_EAGER)
-    found = _counts(after)
+    after = rewritten(Pointwise(), before, target=EAGER)
+    found = counts(after)
     assert (found["Gemm"], found["Unsqueeze"], found["Flatten"]) == (0, 1, 1)
 
 
@@ -107,34 +86,34 @@ def test_a_flattened_map_is_convolved_as_it_is(freeze: Freeze, view: str) -> Non
         f" => (float[1,4] y) {{ {view}  m = Gemm(f, w, b)  h = Relu(m)  y = Gemm(h, u) }}",
         shape=np.array([1, -1]),
     )
-    after = rewritten(Pointwise(), before, target=_EAGER)
+    after = rewritten(Pointwise(), before, target=EAGER)
     kernels = [node.inputs[1].shape for node in after.graph if node.op_type == "Conv"]  # type: ignore[union-attr]
     assert [tuple(shape or ()) for shape in kernels] == [(8, 4, 3, 2), (4, 8, 1, 1)]
     assert len(after.graph) == len(before.graph)
 
 
 def test_a_map_that_is_turned_to_the_front_again_never_left_it(freeze: Freeze) -> None:
-    body = _MLP.replace("y = Add", "z = Add") + "  y = Transpose<perm = [0, 3, 1, 2]>(z)"
-    model = _model(freeze, body, x="float[B,4,5,8]", y="float[B,8,4,5]")
+    body = MLP.replace("y = Add", "z = Add") + "  y = Transpose<perm = [0, 3, 1, 2]>(z)"
+    model = products(freeze, body, x="float[B,4,5,8]", y="float[B,8,4,5]")
     after = rewritten(Pointwise(), model)
-    assert _counts(after)["Conv"] == 2
-    assert _counts(after)["Transpose"] == 1
+    assert counts(after)["Conv"] == 2
+    assert counts(after)["Transpose"] == 1
 
 
 def test_products_of_one_input_share_its_reordering(freeze: Freeze) -> None:
     before = freeze(
-        f"g (float[B,S,8] x, {_CONSTANTS}) => (float[B,S,12] y, float[B,S,12] z)"
+        f"g (float[B,S,8] x, {CONSTANTS}) => (float[B,S,12] y, float[B,S,12] z)"
         " { m = MatMul(x, w)  y = Add(m, b)  z = MatMul(x, g) }"
     )
-    after = rewritten(Pointwise(), before, target=_EAGER)
-    assert _counts(after) == {"Unsqueeze": 1, "Transpose": 3, "Conv": 2, "Squeeze": 2}
+    after = rewritten(Pointwise(), before, target=EAGER)
+    assert counts(after) == {"Unsqueeze": 1, "Transpose": 3, "Conv": 2, "Squeeze": 2}
 
 
 def test_weights_of_two_products_stay_one(freeze: Freeze) -> None:
-    before = _model(
+    before = products(
         freeze, "m = MatMul(x, w)  h = Relu(m)  n = MatMul(h, u)  p = Tanh(n)  y = MatMul(p, w)"
     )
-    after = rewritten(Pointwise(), before, target=_EAGER)
+    after = rewritten(Pointwise(), before, target=EAGER)
     assert len(after.graph.initializers) == 3  # two weights, and the axis of two views
 
 
@@ -149,8 +128,8 @@ def test_weights_read_in_two_ways_are_written_in_two(freeze: Freeze) -> None:
         " { f = Flatten(x)  a = Gemm(f, w)  h = Relu(a)  y = Gemm(h, w) }"
     )
     for before in (turned, flat):
-        after = rewritten(Pointwise(), before, target=_EAGER)
-        assert _counts(after)["Conv"] == 2
+        after = rewritten(Pointwise(), before, target=EAGER)
+        assert counts(after)["Conv"] == 2
 
 
 def test_a_bias_of_more_axes_is_no_bias(freeze: Freeze) -> None:
@@ -158,5 +137,5 @@ def test_a_bias_of_more_axes_is_no_bias(freeze: Freeze) -> None:
         "g (float[2,3,5,8] x, float[8,12] w, float[1,1,1,1,12] b) => (float[1,2,3,5,12] y)"
         " { m = MatMul(x, w)  y = Add(m, b) }"
     )
-    after = rewritten(Pointwise(), before, target=_EAGER)
-    assert (_counts(after)["Conv"], _counts(after)["Add"]) == (1, 1)
+    after = rewritten(Pointwise(), before, target=EAGER)
+    assert (counts(after)["Conv"], counts(after)["Add"]) == (1, 1)
