@@ -26,6 +26,9 @@ WANTS_NONE = dataclasses.replace(
         Preference("microsoft.MultiHeadAttention", False, 0.93),
     ),
 )
+TURNS_SLOWLY = dataclasses.replace(
+    CPU, preferences=(Preference("RotaryEmbedding", False, 0.9), *CPU.preferences)
+)
 
 LOWEST = float(np.finfo(np.float32).min)
 HEADER = '<ir_version: 10, opset_import: ["" : 23]>\n'
@@ -81,6 +84,7 @@ def fused(model: ir.Model, target: Target = WANTS) -> list[str]:
 
 
 def paired(freeze: Freeze, *parts: str, signature: str = ROTARY_PAIRED) -> ir.Model:
+    """Return a model of the parts of a rotation of neighbours, one behind another."""
     return freeze(
         signature + "{" + " ".join(parts) + "}", opset=23, **ROTARY_NUMBERS, **ROTARY_SHAPES
     )

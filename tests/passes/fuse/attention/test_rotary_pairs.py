@@ -7,19 +7,16 @@ Numbers are compared with the runtime's own optimizations off, within `numeric.T
 
 from __future__ import annotations
 
-import dataclasses
 from collections import Counter
 from typing import Any
 
 import onnx_ir as ir
 import pytest
 
-from burnish.backends.preferences import Preference
 from burnish.passes.fuse.attention.rotary_pairs import rotary_pairs
 from burnish.testing import assert_refuses, assert_same_outputs, run_pass
-from tests.passes.fuse.attention.conftest import WANTS, Freeze
+from tests.passes.fuse.attention.conftest import TURNS_SLOWLY, WANTS, Freeze
 
-WANTS_NOT = dataclasses.replace(WANTS, preferences=(Preference("RotaryEmbedding", False, 0.9),))
 SIGNATURE = (
     "g (float[N,4,S,8] x, float[N,1,S,4] xc, float[N,1,S,4] xs, float[N,4,S,6] x2, int64[1] zero,"
     " int64[1] one, int64[1] half, int64[1] pair, int64[1] end, int64[1] last, int64[1] back,"
@@ -110,7 +107,7 @@ def test_other_orders_stay(freeze: Freeze, parts: tuple[str, ...], reason: str) 
 
 def test_a_target_that_does_not_want_it(freeze: Freeze) -> None:
     before = model(freeze, HALVES, PRODUCT, BESIDE)
-    assert_refuses(rotary_pairs, before, "runs it no faster fused (0.90x)", target=WANTS_NOT)
+    assert_refuses(rotary_pairs, before, "runs it no faster fused (0.90x)", target=TURNS_SLOWLY)
 
 
 def test_angles_that_differ_by_head_are_refused(freeze: Freeze) -> None:

@@ -15,33 +15,34 @@ from burnish.testing import assert_refuses
 from tests.passes.fuse.attention.conftest import WANTS, Freeze, fused
 
 BEHIND = (
-    "g (float[N,4,S,8] xq, float[N,4,T,8] xk, float[N,4,T,8] xv, float[%s] xb, int64[3] m,"
-    " int64[3] three, int64[4] four, int64[4] out) => (float[N,4,S,8] y) {"
+    "g (float[2,4,5,8] xq, float[2,4,5,8] xk, float[2,4,5,8] xv, float[%s] xb, int64[3] m,"
+    " int64[3] three, int64[4] four, int64[4] out) => (float[2,4,5,8] y) {"
     " q = Reshape(xq, m) k = Reshape(xk, m) v = Reshape(xv, m) t = Transpose<perm=[0,2,1]>(k)"
     " s = MatMul(q, t) b = Add(s, xb) z = Reshape(b, four) p = Softmax(z) w = Reshape(p, three)"
     " o = MatMul(w, v) y = Reshape(o, out) }"
 )
-TARGETS = {"m": [-1, 5, 8], "three": [-1, 5, 5], "four": [2, 4, 5, 5], "out": [2, 4, 5, 8]}
+TARGETS = {
+    "m": np.array([-1, 5, 8]),
+    "three": np.array([-1, 5, 5]),
+    "four": np.array([2, 4, 5, 5]),
+    "out": np.array([2, 4, 5, 8]),
+}
 
 
 @pytest.mark.parametrize("mask", ["8,1,5", "8,5,5"])
 def test_a_mask_of_heads_one_behind_another(freeze: Freeze, mask: str) -> None:
     """ALiBi as BLOOM has it: a row for all queries of a head."""
-    text = (BEHIND % mask).replace("[N,4,S,8]", "[2,4,5,8]").replace("[N,4,T,8]", "[2,4,5,8]")
-    model = freeze(text, opset=23, **{name: np.array(item) for name, item in TARGETS.items()})
+    model = freeze(BEHIND % mask, opset=23, **TARGETS)
     assert "Attention" in fused(model)
 
 
 @pytest.mark.parametrize("mask", ["1,5,5", "8,5,1", "1,1,5"])
 def test_a_mask_that_is_broadcast_over_heads_one_behind_another(freeze: Freeze, mask: str) -> None:
-    text = (BEHIND % mask).replace("[N,4,S,8]", "[2,4,5,8]").replace("[N,4,T,8]", "[2,4,5,8]")
-    model = freeze(text, opset=23, **{name: np.array(item) for name, item in TARGETS.items()})
+    model = freeze(BEHIND % mask, opset=23, **TARGETS)
     assert_refuses(attention, model, "a mask of three axes is not added", target=WANTS)
 
 
 def test_a_zero_that_is_added_is_no_mask(freeze: Freeze) -> None:
     """As torch.baddbmm leaves it behind."""
-    text = (BEHIND % "1,1,1").replace("[N,4,S,8]", "[2,4,5,8]").replace("[N,4,T,8]", "[2,4,5,8]")
-    given = {name: np.array(item) for name, item in TARGETS.items()}
-    text = text.replace("float[1,1,1] xb", "float[1,1,1] nought").replace("xb)", "nought)")
-    assert "Attention" in fused(freeze(text, opset=23, nought=0.0, **given))
+    text = (BEHIND % "1,1,1").replace("xb", "nought")
+    assert "Attention" in fused(freeze(text, opset=23, nought=0.0, **TARGETS))
